@@ -1,0 +1,1 @@
+//! Vocabulary and deciders of a fleet: placement, rollout, round, install. Pure.

@@ -1,0 +1,1 @@
+//! Language models: GGUF, tokenizers, a candle engine, burn LoRA training, adapters, quantisation.

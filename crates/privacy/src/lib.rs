@@ -1,0 +1,1 @@
+//! Clipping, noise, accounting and the rules of the privacy ledger. Pure.

@@ -1,0 +1,1 @@
+//! Signed releases: manifests, content-addressed artifacts, TUF metadata. Pure.

@@ -1,0 +1,1 @@
+//! The state store: one contract, redb behind it.

@@ -1,0 +1,1 @@
+//! Mutual TLS with SPIFFE identities: acceptor, verifiers, client channels.

@@ -1,0 +1,1 @@
+//! The device: session, install, serve, train.

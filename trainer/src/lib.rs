@@ -1,0 +1,1 @@
+//! Imports models and runs federated rounds for a controller.
