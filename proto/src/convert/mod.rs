@@ -1,0 +1,8 @@
+//! Conversions between messages and the domain's types. Each refuses what the domain's type refuses, and names the field.
+
+mod error;
+mod identity;
+mod placement;
+mod profile;
+
+pub use error::{ConversionError, OptionExt, ResultExt};
