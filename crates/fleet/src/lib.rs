@@ -29,3 +29,12 @@ pub use runtime::{Arithmetic, Runtime, UnknownRuntime};
 pub use selector::{Selector, SelectorError, SelectorTerm};
 pub use time::Timestamp;
 pub use trust::TrustTier;
+
+mod capacity;
+pub mod placement;
+mod profile;
+
+pub use capacity::{Capacity, ProfileClass, ProfileClassError};
+pub use profile::{
+    Accelerator, Arch, CapabilityProfile, ComputeRates, DescribedDevice, MeasuredSpeed, ProfileError, Provenance,
+};

@@ -81,3 +81,6 @@ pub const MAX_REFUSED_RELEASES: usize = 64;
 
 /// Most attempts of one install step before the device reports that it cannot converge.
 pub const MAX_STEP_ATTEMPTS: u32 = 8;
+
+/// Most accelerators of one device; a board has one or two.
+pub const MAX_ACCELERATORS: usize = 16;
