@@ -1,0 +1,274 @@
+//! The connecting side: tonic channels, and the configuration of plain HTTPS clients.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::Channel;
+
+use crate::config;
+use crate::endpoint::Endpoint;
+use crate::identity::IdentityHandle;
+use crate::limits::{CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use crate::peer::ChannelBinding;
+use crate::time::TimeSource;
+use crate::trust::PeerRefused;
+use crate::verify::{ServerIdentity, ServerTrust};
+
+/// Why a connection to a server did not come about.
+///
+/// A server that refuses *our* certificate says so only after its part of the handshake (TLS 1.3), so that the first call
+/// fails, not the connection; [`alert_in`] finds its answer there.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The name does not resolve, or nobody listens there.
+    #[error("cannot reach {endpoint}")]
+    Tcp {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The other end did not answer in time.
+    #[error("{endpoint} did not complete a connection within {CONNECT_TIMEOUT:?}")]
+    Timeout {
+        /// Where.
+        endpoint: Endpoint,
+    },
+    /// The server is not whom we trust.
+    #[error("the server at {endpoint} is not trusted")]
+    Server {
+        /// Where.
+        endpoint: Endpoint,
+        /// Why.
+        #[source]
+        source: PeerRefused,
+    },
+    /// The handshake failed otherwise; a server that speaks no TLS also ends here.
+    #[error("the TLS handshake with {endpoint} failed")]
+    Tls {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the TLS library says.
+        #[source]
+        source: io::Error,
+    },
+    /// The TLS library refuses the settings.
+    #[error("the TLS library refuses the settings")]
+    Settings(#[source] rustls::Error),
+    /// The HTTP/2 connection did not come about.
+    #[error("the HTTP/2 connection to {endpoint} failed")]
+    Http2 {
+        /// Where.
+        endpoint: Endpoint,
+        /// What tonic says.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// What is known of the server of the latest connection of a [`Link`].
+#[derive(Clone, Debug)]
+pub struct ServerFacts {
+    /// Who it is, and the authorities by which it was found genuine: with a pinned authority, the one learnt.
+    pub server: ServerIdentity,
+    /// The channel binding, equal to [`crate::PeerIdentity::channel_binding`] at the server.
+    pub binding: ChannelBinding,
+}
+
+/// A connection to a server that comes back by itself when it breaks, judging the server anew each time.
+#[derive(Clone, Debug)]
+pub struct Link {
+    channel: Channel,
+    facts: watch::Receiver<ServerFacts>,
+}
+
+impl Link {
+    /// The channel for generated clients.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// The server of the latest connection.
+    pub fn server(&self) -> ServerFacts {
+        self.facts.borrow().clone()
+    }
+}
+
+/// Connects to a server: TCP, TLS and HTTP/2 within [`CONNECT_TIMEOUT`] each, then pings that notice a dead path.
+///
+/// With an identity the server sees its current certificate, also after a renewal replaced it and the link came back.
+///
+/// # Errors
+/// When the server cannot be reached or is not the one that `trust` describes.
+pub async fn connect(
+    endpoint: &Endpoint,
+    identity: Option<&IdentityHandle>,
+    trust: &ServerTrust,
+    time: &TimeSource,
+) -> Result<Link, ConnectError> {
+    let tls = config::client(identity, trust, time, config::HTTP2).map_err(ConnectError::Settings)?;
+    let dialler = Dialler {
+        endpoint: endpoint.clone(),
+        tls: TlsConnector::from(Arc::new(tls)),
+        trust: trust.clone(),
+        time: time.clone(),
+    };
+    // The first connection is made here, where its error still has its type.
+    let (first, facts) = dialler.dial().await?;
+    let (sender, facts) = watch::channel(facts);
+    let connector = Connector {
+        dialler: Arc::new(dialler),
+        first: Arc::new(Mutex::new(Some(first))),
+        facts: sender,
+    };
+    let http2 = |source| ConnectError::Http2 {
+        endpoint: endpoint.clone(),
+        source,
+    };
+    // Without tonic's own TLS the scheme of the dialled address must be `http`; requests say `https`.
+    let origin = endpoint.to_string().parse().ok();
+    let mut settings = tonic::transport::Endpoint::from_shared(format!("http://{}", endpoint.authority()))
+        .map_err(http2)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    if let Some(origin) = origin {
+        settings = settings.origin(origin);
+    }
+    let channel = settings.connect_with_connector(connector).await.map_err(http2)?;
+    Ok(Link { channel, facts })
+}
+
+/// The TLS configuration for HTTP/1.1 clients of artifacts, such as reqwest's `tls_backend_preconfigured`.
+///
+/// # Errors
+/// When the TLS library refuses the settings.
+pub fn https_config(
+    identity: Option<&IdentityHandle>,
+    trust: &ServerTrust,
+    time: &TimeSource,
+) -> Result<ClientConfig, ConnectError> {
+    config::client(identity, trust, time, config::HTTP1).map_err(ConnectError::Settings)
+}
+
+/// The TLS alert with which a peer ended a connection, if one stands among the causes of this error.
+///
+/// A server refuses a client's certificate by `CertificateExpired`, `CertificateRevoked` (denied), `UnknownCA` or
+/// `CertificateUnknown` (not of our form), and asks for a missing one by `CertificateRequired`.
+pub fn alert_in(error: &(dyn std::error::Error + 'static)) -> Option<rustls::AlertDescription> {
+    match rustls_error_in(error)? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}
+
+/// Searches the causes of an error. An `io::Error` is looked into, since its own `source` skips what it wraps.
+fn rustls_error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = error.downcast_ref::<rustls::Error>() {
+        return Some(found);
+    }
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    match inner {
+        Some(inner) => rustls_error_in(inner),
+        None => error.source().and_then(rustls_error_in),
+    }
+}
+
+struct Dialler {
+    endpoint: Endpoint,
+    tls: TlsConnector,
+    trust: ServerTrust,
+    time: TimeSource,
+}
+
+impl Dialler {
+    async fn dial(&self) -> Result<(TlsStream<TcpStream>, ServerFacts), ConnectError> {
+        let timeout = |_| ConnectError::Timeout {
+            endpoint: self.endpoint.clone(),
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, self.handshake())
+            .await
+            .map_err(timeout)?
+    }
+
+    async fn handshake(&self) -> Result<(TlsStream<TcpStream>, ServerFacts), ConnectError> {
+        let tcp = |source| ConnectError::Tcp {
+            endpoint: self.endpoint.clone(),
+            source,
+        };
+        let stream = TcpStream::connect((self.endpoint.host(), self.endpoint.port()))
+            .await
+            .map_err(tcp)?;
+        stream.set_nodelay(true).map_err(tcp)?;
+        let stream = self
+            .tls
+            .connect(self.endpoint.server_name(), stream)
+            .await
+            .map_err(|e| self.tls_error(e))?;
+        let session = stream.get_ref().1;
+        let binding = ChannelBinding::of(session).map_err(|e| self.tls_error(io::Error::other(e)))?;
+        let chain = session.peer_certificates().unwrap_or_default();
+        let server = self.trust.judge(chain, self.time.now());
+        let server = server.map_err(|source| ConnectError::Server {
+            endpoint: self.endpoint.clone(),
+            source,
+        })?;
+        Ok((stream, ServerFacts { server, binding }))
+    }
+
+    fn tls_error(&self, source: io::Error) -> ConnectError {
+        let endpoint = self.endpoint.clone();
+        let refused = match rustls_error_in(&source) {
+            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => {
+                other.0.downcast_ref::<PeerRefused>().cloned()
+            }
+            _ => None,
+        };
+        match refused {
+            Some(source) => ConnectError::Server { endpoint, source },
+            None => ConnectError::Tls { endpoint, source },
+        }
+    }
+}
+
+/// What tonic calls for each connection: the first was made already, later ones are dialled.
+#[derive(Clone)]
+struct Connector {
+    dialler: Arc<Dialler>,
+    first: Arc<Mutex<Option<TlsStream<TcpStream>>>>,
+    facts: watch::Sender<ServerFacts>,
+}
+
+impl tower::Service<http::Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move {
+            let first = connector.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(first) = first {
+                return Ok(TokioIo::new(first));
+            }
+            let (stream, facts) = connector.dialler.dial().await?;
+            connector.facts.send_replace(facts);
+            Ok(TokioIo::new(stream))
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! Every bound of this crate, each with its reason.
+
+use std::time::Duration;
+
+/// Longest certificate request read, in bytes. A P-256 request with an empty subject has about 250.
+pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
+
+/// Longest certificate accepted from a peer or a file, in bytes. Ours have 500 to 700.
+pub const MAX_CERTIFICATE_BYTES: usize = 8 * 1024;
+
+/// Most certificates a peer may present: a leaf, one intermediate, and the authority during its rotation.
+pub const MAX_CHAIN_CERTIFICATES: usize = 4;
+
+/// Most authorities trusted at once: one in use, one incoming, and room for a fleet that was merged from several.
+pub const MAX_AUTHORITIES: usize = 8;
+
+/// Longest PEM file of an identity, in bytes: a full chain or bundle in base64 with its headers.
+pub const MAX_PEM_BYTES: usize = 128 * 1024;
+
+/// Most DNS names and addresses in one server certificate; a replica set behind a few names needs far fewer.
+pub const MAX_SERVER_NAMES: usize = 32;
+
+/// Longest text of a join token, in characters: all endpoints at their longest, encoded.
+pub const MAX_TOKEN_TEXT: usize = 4 * 1024;
+
+/// Most endpoints in a join token: a few replicas or a name and its addresses.
+pub const MAX_TOKEN_ENDPOINTS: usize = 8;
+
+/// Longest host of an endpoint, in bytes: a DNS name has at most 253 (RFC 1035).
+pub const MAX_HOST_BYTES: usize = 253;
+
+/// How long a client may take for its handshake. Two round trips over a satellite link take under three seconds.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Handshakes in progress at once. Beyond it the oldest one is dropped: an honest one lasts two round trips, so only
+/// somebody who opens this many connections in that time can displace it.
+pub const MAX_HANDSHAKES: usize = 512;
+
+/// Open connections of one acceptor. About 60 KiB each with their HTTP/2 state: 1 GiB when full.
+pub const MAX_CONNECTIONS: usize = 16 * 1024;
+
+/// Connections that finished their handshake and wait for the server to take them.
+pub const READY_QUEUE: usize = 64;
+
+/// How long the acceptor waits after an error of `accept` that concerns the process, as when it is out of descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long after its end a certificate still opens a connection that can only be used to renew it. A device that was
+/// switched off over a holiday comes back by itself; after longer an operator should look at it.
+pub const RENEWAL_GRACE: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// How long a client waits for TCP and TLS together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Silence after which a client asks by an HTTP/2 ping. Below the 60 s idle limit of common load balancers.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(25);
+
+/// How long the answer to that ping may take before the connection counts as dead.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client of [`crate::serve_http`] may take to send the head of a request.
+pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// HTTP/2 streams that one client of [`crate::serve_http`] may have open.
+pub const MAX_STREAMS: u32 = 64;
+
+/// How long [`crate::serve_http`] lets running requests finish after it was told to stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
