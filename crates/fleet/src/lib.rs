@@ -38,3 +38,10 @@ pub use capacity::{Capacity, ProfileClass, ProfileClassError};
 pub use profile::{
     Accelerator, Arch, CapabilityProfile, ComputeRates, DescribedDevice, MeasuredSpeed, ProfileError, Provenance,
 };
+
+pub mod install;
+mod obstacle;
+pub mod rollout;
+pub mod round;
+
+pub use obstacle::Obstacle;

@@ -1,0 +1,17 @@
+//! One release moving through a deployment in waves, each behind gates.
+//!
+//! What is kept ([`RolloutState`]) is small and knows no device: desired state is a function of it and of a device's
+//! place in the order ([`RolloutState::target_for`]). What devices report lives in memory and is reported again after
+//! a restart.
+
+mod event;
+mod gate;
+mod policy;
+mod state;
+mod wave;
+
+pub use event::{Action, Event, Milestone, Observation, Outcome, Progress, Refused, RollbackCause};
+pub use gate::{Bound, Evidence, Gate, GateReading, GateVerdict, Metric, MinimumEvidence};
+pub use policy::{DeadlineRule, PolicyError, RolloutPolicy, WaveSize};
+pub use state::{Phase, RolloutStart, RolloutState, Target};
+pub use wave::{Rank, Slot};

@@ -1,0 +1,192 @@
+//! What is kept of a rollout: plain data, a few hundred bytes whatever the size of the fleet.
+
+use serde::{Deserialize, Serialize};
+
+use super::event::RollbackCause;
+use super::policy::{PolicyError, RolloutPolicy};
+use super::wave::{Rank, Slot};
+use crate::{DeploymentName, DeviceId, Generation, ReleaseId, Timestamp};
+
+/// Where a rollout is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Phase {
+    /// A wave is opening or being watched.
+    Advancing {
+        /// Position of the wave, from 0.
+        wave: u32,
+        /// When it opened.
+        opened_at: Timestamp,
+        /// Since when all its devices have an outcome.
+        observing_since: Option<Timestamp>,
+        /// Whether its deadline has passed, and been announced.
+        overdue: bool,
+    },
+    /// Devices are going back.
+    RollingBack {
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        cause: RollbackCause,
+    },
+    /// The previous release is the target of every device.
+    RolledBack {
+        /// Since when.
+        at: Timestamp,
+        /// Why.
+        cause: RollbackCause,
+    },
+    /// The release is the target of every device.
+    Completed {
+        /// Since when.
+        at: Timestamp,
+    },
+    /// The operator ended the rollout.
+    Aborted {
+        /// When.
+        at: Timestamp,
+        /// Who.
+        by: String,
+    },
+}
+
+impl Phase {
+    /// Whether nothing moves any more.
+    pub const fn is_over(&self) -> bool {
+        matches!(
+            self,
+            Self::RolledBack { .. } | Self::Completed { .. } | Self::Aborted { .. }
+        )
+    }
+
+    /// The name of the phase.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Advancing { .. } => "advancing",
+            Self::RollingBack { .. } => "rolling back",
+            Self::RolledBack { .. } => "rolled back",
+            Self::Completed { .. } => "completed",
+            Self::Aborted { .. } => "aborted",
+        }
+    }
+}
+
+/// What a device shall run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub struct Target {
+    /// The release; none where the deployment had none before and went back.
+    pub release: Option<ReleaseId>,
+    /// The assignment: the same for as long as the release is the same, however often desired state is published. A
+    /// device that failed with a release tries it again only under another assignment.
+    pub assignment: Generation,
+}
+
+/// What is kept of a rollout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub struct RolloutState {
+    /// The deployment.
+    pub deployment: DeploymentName,
+    /// The release that moves in.
+    pub release: ReleaseId,
+    /// The release that moves out; none for the first one.
+    pub previous: Option<ReleaseId>,
+    /// How it may move.
+    pub policy: RolloutPolicy,
+    /// Decides the order of devices.
+    pub seed: u64,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// Assignment of the new release.
+    pub assignment: Generation,
+    /// Assignment of the previous release to devices that never had the new one.
+    pub previous_assignment: Generation,
+    /// Generation of the newest desired state.
+    pub generation: Generation,
+    /// Where it is.
+    pub phase: Phase,
+    /// Who paused it, if it is paused.
+    pub paused_by: Option<String>,
+    /// Devices up to this rank have the new release as their target.
+    pub opened_to: Option<Rank>,
+}
+
+/// How a rollout begins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub struct RolloutStart {
+    /// The deployment.
+    pub deployment: DeploymentName,
+    /// The release that moves in.
+    pub release: ReleaseId,
+    /// The release that moves out; none for the first one.
+    pub previous: Option<ReleaseId>,
+    /// Assignment under which devices have the previous release.
+    pub previous_assignment: Generation,
+    /// How it may move.
+    pub policy: RolloutPolicy,
+    /// Decides the order of devices; another one for every rollout.
+    pub seed: u64,
+    /// Newest generation of the deployment's desired state.
+    pub generation: Generation,
+}
+
+impl RolloutState {
+    /// A rollout that begins now, with no wave open yet.
+    ///
+    /// # Errors
+    /// [`PolicyError`] where the policy cannot work.
+    pub fn begin(start: RolloutStart, now: Timestamp) -> Result<Self, PolicyError> {
+        start.policy.validate()?;
+        let generation = start.generation.next();
+        Ok(Self {
+            deployment: start.deployment,
+            release: start.release,
+            previous: start.previous,
+            policy: start.policy,
+            seed: start.seed,
+            started_at: now,
+            assignment: generation,
+            previous_assignment: start.previous_assignment,
+            generation,
+            phase: Phase::Advancing {
+                wave: 0,
+                opened_at: now,
+                observing_since: None,
+                overdue: false,
+            },
+            paused_by: None,
+            opened_to: None,
+        })
+    }
+
+    /// The slot of a device that belongs to the deployment since `joined_at`.
+    pub fn slot_of(&self, device: DeviceId, joined_at: Timestamp) -> Slot {
+        Slot::of(device, self.seed, joined_at, self.started_at)
+    }
+
+    /// What the device in this slot shall run now. This is a function of the kept state alone: no record of the device
+    /// is needed, and a device that was away for any time gets the right answer.
+    pub fn target_for(&self, slot: Slot) -> Target {
+        if self.has_new_release(slot) {
+            return Target {
+                release: Some(self.release.clone()),
+                assignment: self.assignment,
+            };
+        }
+        Target {
+            release: self.previous.clone(),
+            assignment: self.previous_assignment,
+        }
+    }
+
+    /// Whether the new release is the target of the device in this slot.
+    pub fn has_new_release(&self, slot: Slot) -> bool {
+        match (&self.phase, slot) {
+            (Phase::Completed { .. }, _) => true,
+            (Phase::RollingBack { .. } | Phase::RolledBack { .. }, _) | (_, Slot::Late) => false,
+            (_, Slot::Ranked(rank)) => self.opened_to.is_some_and(|opened| rank <= opened),
+        }
+    }
+}
