@@ -1,25 +1,22 @@
-//! The committed generated code is what the `.proto` files generate. `FIELDFARE_BLESS=1 cargo test -p fieldfare-proto` renews it.
+//! The committed generated code is what the `.proto` files generate. `FIELDFARE_BLESS=1 cargo test -p fieldfare-proto-codegen` renews it.
 
 use std::{fs, path::Path};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "fieldfare/v1/domain.proto",
     "fieldfare/v1/enrolment.proto",
     "fieldfare/v1/device.proto",
     "fieldfare/v1/rounds.proto",
     "fieldfare/v1/trainer.proto",
     "fieldfare/v1/operator.proto",
+    "fieldfare/v1/state.proto",
 ];
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "the switch that renews the files is read here only")]
 fn generated_code_is_fresh() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files: Vec<&str> = FILES.to_vec();
-    if root.join("proto/fieldfare/v1/state.proto").exists() {
-        files.push("fieldfare/v1/state.proto");
-    }
-    let descriptors = protox::compile(&files, [root.join("proto")]).expect("the .proto files compile");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let descriptors = protox::compile(FILES, [root.join("proto")]).expect("the .proto files compile");
 
     let out = tempfile::tempdir().expect("a temporary folder");
     tonic_prost_build::configure()
@@ -37,7 +34,7 @@ fn generated_code_is_fresh() {
         fs::write(&committed_code, &code).expect("the code is written");
         fs::write(&committed_descriptors, &descriptor_bytes).expect("the descriptors are written");
     }
-    let hint = "renew it with FIELDFARE_BLESS=1 cargo test -p fieldfare-proto";
+    let hint = "renew it with FIELDFARE_BLESS=1 cargo test -p fieldfare-proto-codegen";
     assert!(fs::read_to_string(&committed_code).is_ok_and(|old| old == code), "generated code is stale: {hint}");
     assert!(fs::read(&committed_descriptors).is_ok_and(|old| old == descriptor_bytes), "descriptors are stale: {hint}");
 }
