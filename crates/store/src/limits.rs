@@ -38,8 +38,8 @@ pub const LEASES_MAX: usize = 100_000;
 /// Requests waiting for the writer; past this, callers wait for room. At the largest commits this is 256 MiB.
 pub const WRITE_QUEUE_MAX: usize = 256;
 
-/// Most commits that share one sync to disk.
-pub const GROUP_COMMITS_MAX: usize = 128;
+/// Most commits that share one sync to disk: past this, a sync is a small part of each commit's cost.
+pub const GROUP_COMMITS_MAX: usize = 64;
 
 /// Reads in flight at once: each occupies a blocking thread, and the files are read from one disk.
 pub const READS_MAX: usize = 16;
@@ -62,7 +62,7 @@ pub const HISTORY_REVISIONS_MAX: u64 = 100_000;
 pub const HISTORY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Most rows that compaction walks within one transaction, so that no commit waits long behind it.
-pub const COMPACT_ROWS_PER_STEP: usize = 2_000;
+pub const COMPACT_ROWS_PER_STEP: usize = 10_000;
 
 /// Memory for cached pages of the embedded file; redb's own default of 1 GiB is more than a small controller has.
 pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
@@ -71,5 +71,7 @@ pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
 const _: () = assert!(COMMIT_BYTES_MAX + 64 * (COMMIT_OPERATIONS_MAX + COMMIT_CONDITIONS_MAX) < 3 * 1024 * 1024 / 2);
 // One page can always hold the largest entry.
 const _: () = assert!(PAGE_BYTES_MAX > COMMIT_BYTES_MAX && WATCH_READ_BYTES > COMMIT_BYTES_MAX);
-// One step of compaction outruns the writer: a group makes at most this many rows.
-const _: () = assert!(KEY_BYTES_MAX < u16::MAX as usize);
+// Compaction outruns the writer: one step goes with each group, and walks more rows than a group writes.
+const _: () = assert!(COMPACT_ROWS_PER_STEP > GROUP_COMMITS_MAX * COMMIT_OPERATIONS_MAX);
+// The log stores the length of a key in 16 bits.
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);

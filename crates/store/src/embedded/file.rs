@@ -132,6 +132,13 @@ fn refused(path: &Path, error: DatabaseError) -> OpenError {
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
             not_a_store(path, error.to_string())
         }
+        // Shorter than its own header says.
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            OpenError::Corrupt {
+                path: path_buf,
+                source: Box::new(error),
+            }
+        }
         DatabaseError::Storage(StorageError::Io(error)) => OpenError::Io {
             path: path_buf,
             source: Box::new(error),

@@ -9,6 +9,8 @@ mod leases;
 mod owner;
 mod read;
 mod row;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod watcher;
 mod writer;

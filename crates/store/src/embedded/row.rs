@@ -153,7 +153,8 @@ mod tests {
                 created: *created, version: *version, lease: *lease, value,
             });
             let row = Row { previous, key: &key, put };
-            prop_assert_eq!(Row::decode((1, 0), &row.encode()).unwrap(), row);
+            let bytes = row.encode();
+            prop_assert_eq!(Row::decode((1, 0), &bytes).unwrap(), row);
         }
 
         #[test]
@@ -163,8 +164,8 @@ mod tests {
 
         #[test]
         fn a_row_cut_short_before_its_value_is_an_error(cut in 0usize..41) {
-            let row = Row { previous: None, key: "/a", put: Some(Put { created: 1, version: 1, lease: 0, value: b"" }) };
-            let bytes = row.encode();
+            let put = Put { created: 1, version: 1, lease: 0, value: b"" };
+            let bytes = Row { previous: None, key: "/a", put: Some(put) }.encode();
             prop_assert_eq!(bytes.len(), 41);
             prop_assert!(Row::decode((1, 0), &bytes[..cut]).is_err());
         }
