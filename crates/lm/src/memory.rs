@@ -1,0 +1,76 @@
+//! How much memory serving a model takes, predicted from its shape.
+
+use crate::config::{DecoderConfig, KV_ELEMENT_BYTES};
+use crate::gguf::Gguf;
+use crate::limits::PREFILL_CHUNK;
+
+/// Bytes of a serving process that do not depend on the model: code, stacks, allocator, tokenizer of a small vocabulary.
+/// Measured as the resident set of the engine with stories260K loaded, less its weights, rounded up.
+pub const PROCESS_BYTES: u64 = 16 << 20;
+
+/// Bytes that one vocabulary entry takes in the tokenizer: its text twice, a hash table slot, and a merge.
+pub const BYTES_PER_VOCABULARY_ENTRY: u64 = 160;
+
+/// Predicted resident bytes of serving one sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServingMemory {
+    /// Weights, all of whose mapped pages are counted: every token reads them.
+    pub weights: u64,
+    /// The key-value cache of a full context.
+    pub kv_cache: u64,
+    /// Activations of one prefill chunk, and logits.
+    pub activations: u64,
+    /// Process and tokenizer.
+    pub process: u64,
+}
+
+impl ServingMemory {
+    /// Predicts serving one sequence of up to `context` tokens with `weight_bytes` of weights.
+    pub fn predict(config: &DecoderConfig, weight_bytes: u64, context: u64) -> Self {
+        let widest =
+            (config.width * 2 + config.query_width() * 2 + config.kv_width() * 2 + config.feed_forward * 2) as u64;
+        let chunk = PREFILL_CHUNK as u64;
+        // Scores of attention are one row of the context; logits exist once raw and once ranked.
+        let activations = (chunk * widest + 2 * config.vocabulary as u64 + context) * KV_ELEMENT_BYTES;
+        Self {
+            weights: weight_bytes,
+            kv_cache: context * config.kv_bytes_per_token(),
+            activations,
+            process: PROCESS_BYTES + config.vocabulary as u64 * BYTES_PER_VOCABULARY_ENTRY,
+        }
+    }
+
+    /// The sum.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv_cache + self.activations + self.process
+    }
+}
+
+/// Parameters and bytes of a file's tensors: exact, whatever the architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Elements of all tensors.
+    pub parameters: u64,
+    /// Bytes of all tensors.
+    pub weight_bytes: u64,
+    /// Bytes of weights that are read to compute one token: all, but of an embedding that is not the output head one row only.
+    pub bytes_per_token: u64,
+}
+
+impl Footprint {
+    /// Of a header.
+    pub fn of(gguf: &Gguf) -> Self {
+        let weight_bytes: u64 = gguf.tensors.iter().map(|tensor| tensor.bytes).sum();
+        let has_own_head = gguf.tensor("output.weight").is_some();
+        let embedding = gguf.tensor("token_embd.weight").filter(|_| has_own_head);
+        let looked_up = embedding.map_or(0, |embedding| {
+            let rows = embedding.dimensions.get(1).copied().unwrap_or(1);
+            embedding.bytes - embedding.bytes / rows
+        });
+        Self {
+            parameters: gguf.tensors.iter().map(|tensor| tensor.elements()).sum(),
+            weight_bytes,
+            bytes_per_token: weight_bytes - looked_up,
+        }
+    }
+}
