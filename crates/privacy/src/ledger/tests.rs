@@ -254,7 +254,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn releases_never_exceed_the_budget_whatever_crashes_and_whoever_asks(
@@ -285,6 +285,9 @@ proptest! {
                     }
                     let earlier = released.insert(key, charge.record.mechanism);
                     prop_assert!(earlier.is_none_or(|earlier| earlier == charge.record.mechanism));
+                    if earlier.is_some() {
+                        continue;
+                    }
                 }
             }
             // The oracle composes what really left, by its own means.
