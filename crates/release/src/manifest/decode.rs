@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
-use super::{Artifact, ArtifactRole, Probe, Provenance, ReleaseManifest, SCHEMA_VERSION, Variant};
+use super::{
+    Artifact, ArtifactRole, PrivacyStatement, Probe, Provenance, ReleaseManifest, SCHEMA_VERSION, Variant,
+    VariantEvaluation,
+};
 use crate::limits::{
     MAX_CHAT_TEMPLATE_BYTES, MAX_LINE_BYTES, MAX_MANIFEST_BYTES, MAX_PROBE_TEXT_BYTES, MAX_PROBE_TOKENS, MAX_PROBES,
     MAX_ROUNDS, MAX_VARIANTS,
@@ -203,37 +206,14 @@ impl ReleaseManifest {
                     "provenance.cohorts",
                     "at least one round is needed",
                 )?;
-                if let Some(statement) = privacy {
-                    let mechanism = &statement.mechanism;
-                    let within = |value: f64, top: f64| value > 0.0 && value <= top;
-                    let open = |value: f64| value > 0.0 && value.is_finite();
-                    let at = "provenance.privacy";
-                    require(open(statement.epsilon), at, "epsilon must be above 0 and finite")?;
-                    require(
-                        statement.delta > 0.0 && statement.delta < 1.0,
-                        at,
-                        "delta must be between 0 and 1",
-                    )?;
-                    require(
-                        within(mechanism.sampling_rate, 1.0),
-                        at,
-                        "sampling_rate must be in (0, 1]",
-                    )?;
-                    require(
-                        open(mechanism.noise_multiplier),
-                        at,
-                        "noise_multiplier must be above 0 and finite",
-                    )?;
-                    require(open(mechanism.clip_norm), at, "clip_norm must be above 0 and finite")?;
-                    require(mechanism.steps > 0, at, "steps must be above 0")?;
-                }
+                privacy.as_ref().map_or(Ok(()), validate_privacy)?;
                 length("provenance.evaluation", evaluation.len(), MAX_VARIANTS)?;
                 evaluation.iter().try_for_each(|entry| self.validate_evaluation(entry))
             }
         }
     }
 
-    fn validate_evaluation(&self, entry: &super::VariantEvaluation) -> Result<(), ManifestError> {
+    fn validate_evaluation(&self, entry: &VariantEvaluation) -> Result<(), ManifestError> {
         let name: &VariantName = &entry.variant;
         let field = format!("provenance.evaluation.{name}");
         require(self.variant(name).is_some(), &field, "is no variant of this release")?;
@@ -244,6 +224,31 @@ impl ReleaseManifest {
         }
         Ok(())
     }
+}
+
+fn validate_privacy(statement: &PrivacyStatement) -> Result<(), ManifestError> {
+    let mechanism = &statement.mechanism;
+    let positive = |value: f64| value > 0.0 && value.is_finite();
+    let at = "provenance.privacy";
+    require(positive(statement.epsilon), at, "epsilon must be above 0 and finite")?;
+    require(
+        statement.delta > 0.0 && statement.delta < 1.0,
+        at,
+        "delta must be between 0 and 1",
+    )?;
+    let rate = mechanism.sampling_rate > 0.0 && mechanism.sampling_rate <= 1.0;
+    require(rate, at, "sampling_rate must be in (0, 1]")?;
+    require(
+        positive(mechanism.noise_multiplier),
+        at,
+        "noise_multiplier must be above 0 and finite",
+    )?;
+    require(
+        positive(mechanism.clip_norm),
+        at,
+        "clip_norm must be above 0 and finite",
+    )?;
+    require(mechanism.steps > 0, at, "steps must be above 0")
 }
 
 fn validate_probe(probe: &Probe) -> Result<(), ManifestError> {
