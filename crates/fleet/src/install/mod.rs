@@ -1,6 +1,11 @@
-//! How a device gets from one release to another, and back.
+//! How a device gets from one release to another, and back: fetch, verify, stage, warm up, probe, switch, confirm.
+//!
+//! The release that serves goes on serving until the switch, and is kept afterwards to go back to. Everything that is
+//! known is in [`InstallState`], which is kept before anything is done; after a power cut [`Event::Started`] takes up
+//! any state again.
 
 mod event;
+mod machine;
 mod state;
 
 pub use event::{Action, Event, Refused, StepFailure};

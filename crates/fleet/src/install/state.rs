@@ -78,8 +78,8 @@ pub struct Candidate {
     pub stage: Stage,
     /// How often this step has failed.
     pub failures: u32,
-    /// Before this time the step is not tried again.
-    pub not_before: Timestamp,
+    /// When the step is tried again; none while it is under way.
+    pub retry_at: Option<Timestamp>,
 }
 
 /// A release that failed here.

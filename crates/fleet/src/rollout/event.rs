@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gate::{Evidence, GateReading};
 use crate::install::Stage;
-use crate::{DeviceId, Generation, Obstacle, ProfileClass, ReleaseNumber, Timestamp};
+use crate::{DeviceId, Generation, Obstacle, ProfileClass, ReleaseId, Timestamp};
 
 /// How far a device is with its target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +25,9 @@ pub struct Observation {
     /// Generation of the newest desired state that the device has seen.
     pub generation: Generation,
     /// The release that this desired state names for it.
-    pub target: Option<ReleaseNumber>,
+    pub target: Option<ReleaseId>,
     /// The release that it runs.
-    pub running: Option<ReleaseNumber>,
+    pub running: Option<ReleaseId>,
     /// How far it is.
     pub progress: Progress,
     /// Evidence about the release that it runs.
@@ -71,7 +71,7 @@ pub enum Event {
         /// What it says.
         observation: Observation,
     },
-    /// Time has passed: the moment for decisions. [`next_deadline`] says when it is due.
+    /// Time has passed: the moment for decisions. [`super::Rollout::next_deadline`] says when it is due.
     Tick,
     /// The operator stops the rollout where it is.
     Pause {

@@ -5,13 +5,19 @@
 //! a restart.
 
 mod event;
+mod explain;
 mod gate;
+mod machine;
 mod policy;
+mod population;
+mod reading;
 mod state;
 mod wave;
 
 pub use event::{Action, Event, Milestone, Observation, Outcome, Progress, Refused, RollbackCause};
+pub use explain::{Explanation, Hold, RolloutStatus};
 pub use gate::{Bound, Evidence, Gate, GateReading, GateVerdict, Metric, MinimumEvidence};
+pub use machine::Rollout;
 pub use policy::{DeadlineRule, PolicyError, RolloutPolicy, WaveSize};
 pub use state::{Phase, RolloutStart, RolloutState, Target};
 pub use wave::{Rank, Slot};

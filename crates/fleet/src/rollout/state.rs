@@ -100,7 +100,7 @@ pub struct RolloutState {
     pub started_at: Timestamp,
     /// Assignment of the new release.
     pub assignment: Generation,
-    /// Assignment of the previous release to devices that never had the new one.
+    /// Assignment of the previous release; a rollback raises it above that of the new one.
     pub previous_assignment: Generation,
     /// Generation of the newest desired state.
     pub generation: Generation,

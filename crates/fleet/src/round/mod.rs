@@ -5,6 +5,7 @@
 
 mod eligibility;
 mod event;
+mod machine;
 mod spec;
 mod state;
 
