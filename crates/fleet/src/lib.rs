@@ -45,3 +45,11 @@ pub mod rollout;
 pub mod round;
 
 pub use obstacle::Obstacle;
+
+mod architecture;
+mod known_models;
+mod reference;
+
+pub use architecture::{Architecture, FeedForward, Quantisation};
+pub use known_models::{KnownModel, known_model, known_models};
+pub use reference::{reference_profile, reference_profiles};

@@ -152,6 +152,11 @@ pub enum AbandonCause {
         /// Why.
         detail: String,
     },
+    /// The operator ended the job.
+    Cancelled {
+        /// Who.
+        by: String,
+    },
     /// The trainer did not do its part in time.
     TrainerSilent {
         /// The phase in which it fell silent.
@@ -185,6 +190,7 @@ impl fmt::Display for AbandonCause {
                 )
             }
             Self::Trainer { detail } => write!(f, "trainer: {detail}"),
+            Self::Cancelled { by } => write!(f, "cancelled by {by}"),
             Self::TrainerSilent { phase } => write!(f, "the trainer did not finish {phase} in time"),
         }
     }

@@ -88,11 +88,10 @@ impl JobState {
                 Ok(Answer::Taken)
             }
             Event::Cancel { by } => {
+                let cause = AbandonCause::Cancelled { by: by.clone() };
                 actions.push(Action::Abandon {
                     round: self.round_id(),
-                    cause: AbandonCause::Trainer {
-                        detail: format!("cancelled by {by}"),
-                    },
+                    cause,
                 });
                 self.phase = JobPhase::Cancelled { at: now, by };
                 Ok(Answer::Taken)
@@ -133,8 +132,8 @@ impl JobState {
         self.phase = JobPhase::Running { round };
     }
 
-    /// Chooses the cohort: the devices with the lowest rank under the seed of this attempt. It is chosen as soon as
-    /// there are enough devices for a full cohort, and at the deadline from whoever is there ([`Self::pass_time`]).
+    /// Takes in which devices are eligible. The cohort is those with the lowest rank under the seed of this attempt. It
+    /// is fixed as soon as there are enough devices for a full one, and at the deadline from whoever is there.
     fn select(
         &mut self,
         now: Timestamp,
@@ -142,34 +141,37 @@ impl JobState {
         actions: &mut Vec<Action>,
     ) -> Result<Answer, Refused> {
         let seed = self.cohort_seed();
-        let (wanted, quorum) = (self.spec.cohort, self.spec.quorum);
-        let within = self.spec.compute_within;
-        let round = self.round_id();
-        let Some(RoundPhase::Selecting { deadline, eligible }) = self.round_mut() else {
+        let wanted = self.spec.cohort;
+        let Some(RoundPhase::Selecting {
+            eligible, candidates, ..
+        }) = self.round_mut()
+        else {
             return Ok(Answer::Known);
         };
-        let count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
-        *eligible = count.max(*eligible);
-        if count < wanted && (now < *deadline || count < quorum) {
-            return Ok(Answer::Taken);
-        }
         let mut ranked: Vec<(Rank, DeviceId)> = devices.iter().map(|d| (Rank::of(*d, seed), *d)).collect();
         ranked.sort_unstable();
         ranked.truncate(wanted as usize);
-        let cohort: BTreeSet<DeviceId> = ranked.into_iter().map(|(_, device)| device).collect();
-        actions.push(Action::Configure {
-            round,
-            cohort: cohort.clone(),
-        });
-        let cohort = cohort
-            .into_iter()
-            .map(|device| (device, CohortMember::Invited))
-            .collect();
-        self.enter(RoundPhase::Configuring {
-            deadline: now.saturating_add(within),
-            cohort,
-        });
+        *eligible = u32::try_from(devices.len()).unwrap_or(u32::MAX);
+        *candidates = ranked.into_iter().map(|(_, device)| device).collect();
+        if *eligible >= wanted {
+            self.configure(now, actions);
+        } else {
+            self.pass_time(now, actions);
+        }
         Ok(Answer::Taken)
+    }
+
+    /// Fixes the cohort.
+    fn configure(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        let deadline = now.saturating_add(self.spec.compute_within);
+        let round = self.round_id();
+        let Some(RoundPhase::Selecting { candidates, .. }) = self.round_mut() else {
+            return;
+        };
+        let chosen = std::mem::take(candidates);
+        let cohort = chosen.iter().map(|device| (*device, CohortMember::Invited)).collect();
+        actions.push(Action::Configure { round, cohort: chosen });
+        self.enter(RoundPhase::Configuring { deadline, cohort });
     }
 
     /// Another cohort for every round and attempt.
@@ -435,7 +437,11 @@ impl JobState {
 
     fn begin_selecting(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let deadline = now.saturating_add(self.spec.select_within);
-        self.enter(RoundPhase::Selecting { deadline, eligible: 0 });
+        self.enter(RoundPhase::Selecting {
+            deadline,
+            eligible: 0,
+            candidates: BTreeSet::new(),
+        });
         actions.push(Action::FindEligible { round: self.round_id() });
     }
 
@@ -473,6 +479,7 @@ impl JobState {
         let phase = round.name().to_owned();
         match round {
             RoundPhase::Waiting { .. } => self.begin_selecting(now, actions),
+            RoundPhase::Selecting { eligible, .. } if *eligible >= self.spec.quorum => self.configure(now, actions),
             RoundPhase::Selecting { eligible, .. } => {
                 let (eligible, quorum) = (*eligible, self.spec.quorum);
                 self.abandon(now, AbandonCause::TooFewEligible { eligible, quorum }, actions);

@@ -1,6 +1,6 @@
 //! What is kept of a job: plain data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ pub enum CohortMember {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum RoundPhase {
-    /// Waiting after an abandoned attempt.
+    /// Waiting for the first tick, or after an abandoned attempt.
     Waiting {
         /// When the next attempt begins.
         until: Timestamp,
@@ -38,8 +38,10 @@ pub enum RoundPhase {
     Selecting {
         /// When it must have been found.
         deadline: Timestamp,
-        /// Most devices that were eligible at once so far.
+        /// How many devices are eligible.
         eligible: u32,
+        /// Those of them that come first in the order of this attempt, at most a cohort.
+        candidates: BTreeSet<DeviceId>,
     },
     /// The configuration is being signed.
     Configuring {
@@ -203,19 +205,18 @@ pub struct JobState {
 }
 
 impl JobState {
-    /// A job whose first round begins now.
+    /// A job whose first round begins with the first tick, which is due now.
     ///
     /// # Errors
     /// [`JobSpecError`] where the job cannot work.
     pub fn begin(spec: JobSpec, now: Timestamp) -> Result<Self, JobSpecError> {
         spec.validate()?;
-        let deadline = now.saturating_add(spec.select_within);
         Ok(Self {
             spec,
             round: RoundNumber(1),
             attempt: Attempt(1),
             phase: JobPhase::Running {
-                round: RoundPhase::Selecting { deadline, eligible: 0 },
+                round: RoundPhase::Waiting { until: now },
             },
             first_losses: BTreeMap::new(),
             last_losses: BTreeMap::new(),
