@@ -13,7 +13,10 @@ const FILES: [&str; 7] = [
 ];
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "the switch that renews the files is read here only")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the switch that renews the files is read here only"
+)]
 fn generated_code_is_fresh() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let descriptors = protox::compile(FILES, [root.join("proto")]).expect("the .proto files compile");
@@ -35,6 +38,12 @@ fn generated_code_is_fresh() {
         fs::write(&committed_descriptors, &descriptor_bytes).expect("the descriptors are written");
     }
     let hint = "renew it with FIELDFARE_BLESS=1 cargo test -p fieldfare-proto-codegen";
-    assert!(fs::read_to_string(&committed_code).is_ok_and(|old| old == code), "generated code is stale: {hint}");
-    assert!(fs::read(&committed_descriptors).is_ok_and(|old| old == descriptor_bytes), "descriptors are stale: {hint}");
+    assert!(
+        fs::read_to_string(&committed_code).is_ok_and(|old| old == code),
+        "generated code is stale: {hint}"
+    );
+    assert!(
+        fs::read(&committed_descriptors).is_ok_and(|old| old == descriptor_bytes),
+        "descriptors are stale: {hint}"
+    );
 }

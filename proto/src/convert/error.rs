@@ -13,13 +13,19 @@ pub struct ConversionError {
 impl ConversionError {
     /// An error about one field.
     pub fn new(field: impl Into<String>, reason: impl Display) -> Self {
-        Self { field: field.into(), reason: reason.to_string() }
+        Self {
+            field: field.into(),
+            reason: reason.to_string(),
+        }
     }
 
     /// The same error, seen from the message that holds `outer`.
     #[must_use]
     pub fn within(self, outer: impl Display) -> Self {
-        Self { field: format!("{outer}.{}", self.field), reason: self.reason }
+        Self {
+            field: format!("{outer}.{}", self.field),
+            reason: self.reason,
+        }
     }
 }
 

@@ -7,19 +7,29 @@ use crate::v1;
 
 impl From<Generation> for v1::Generation {
     fn from(generation: Generation) -> Self {
-        Self { epoch: generation.epoch, counter: generation.counter }
+        Self {
+            epoch: generation.epoch,
+            counter: generation.counter,
+        }
     }
 }
 
 impl From<v1::Generation> for Generation {
     fn from(generation: v1::Generation) -> Self {
-        Self { epoch: generation.epoch, counter: generation.counter }
+        Self {
+            epoch: generation.epoch,
+            counter: generation.counter,
+        }
     }
 }
 
 impl From<&RoundId> for v1::RoundRef {
     fn from(round: &RoundId) -> Self {
-        Self { job: round.job.to_string(), round: round.round.0, attempt: round.attempt.0 }
+        Self {
+            job: round.job.to_string(),
+            round: round.round.0,
+            attempt: round.attempt.0,
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod error;
 mod identity;
+mod observation;
 mod placement;
+mod policy;
 mod profile;
 
 pub use error::{ConversionError, OptionExt, ResultExt};

@@ -23,7 +23,8 @@ impl TryFrom<v1::Requirements> for Requirements {
     fn try_from(requirements: v1::Requirements) -> Result<Self, ConversionError> {
         let max_loss = requirements.max_loss_nats_per_token.map(NatsPerToken::new).transpose();
         Ok(Self {
-            min_tokens_per_second: TokensPerSecond::new(requirements.min_tokens_per_second).field("min_tokens_per_second")?,
+            min_tokens_per_second: TokensPerSecond::new(requirements.min_tokens_per_second)
+                .field("min_tokens_per_second")?,
             context: requirements.context_tokens,
             max_memory: (requirements.max_memory_bytes > 0).then(|| ByteSize::new(requirements.max_memory_bytes)),
             max_loss: max_loss.field("max_loss_nats_per_token")?,
@@ -53,9 +54,9 @@ impl From<&VariantReport> for v1::VariantPlacement {
             },
             verdict: Some(match &report.verdict {
                 Verdict::Chosen => v1::variant_placement::Verdict::Chosen(v1::VariantChosen {}),
-                Verdict::Eligible { worse_than } => {
-                    v1::variant_placement::Verdict::Eligible(v1::VariantEligible { better: worse_than.to_string() })
-                }
+                Verdict::Eligible { worse_than } => v1::variant_placement::Verdict::Eligible(v1::VariantEligible {
+                    better: worse_than.to_string(),
+                }),
                 Verdict::Refused { reasons } => v1::variant_placement::Verdict::Refused(v1::VariantRefused {
                     reasons: reasons.iter().map(v1::PlacementRefusal::from).collect(),
                 }),
@@ -78,6 +79,9 @@ impl From<&Reason> for v1::PlacementRefusal {
             Reason::LossNotMeasured { .. } => "loss_not_measured",
             Reason::Impossible { .. } => "impossible",
         };
-        Self { code: code.to_owned(), detail: reason.to_string() }
+        Self {
+            code: code.to_owned(),
+            detail: reason.to_string(),
+        }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use fieldfare_fleet::{
-    Accelerator, Arch, ByteSize, BytesPerSecond, CapabilityProfile, ComputeRates, MeasuredSpeed, OpsPerSecond, Provenance,
-    Runtime, TokensPerSecond, VariantName,
+    Accelerator, Arch, ByteSize, BytesPerSecond, CapabilityProfile, ComputeRates, MeasuredSpeed, OpsPerSecond,
+    Provenance, Runtime, TokensPerSecond, VariantName,
 };
 
 use super::{ConversionError, ResultExt, error::enumerated};
@@ -54,7 +54,12 @@ impl From<&CapabilityProfile> for v1::CapabilityProfile {
             memory_bandwidth_bytes_per_second: profile.memory_bandwidth.get(),
             compute_f32_ops_per_second: profile.compute.f32.get(),
             compute_int8_ops_per_second: profile.compute.int8.get(),
-            runtimes: profile.runtimes.iter().filter_map(known_runtime).map(i32::from).collect(),
+            runtimes: profile
+                .runtimes
+                .iter()
+                .filter_map(known_runtime)
+                .map(i32::from)
+                .collect(),
             measured: profile
                 .measured
                 .iter()
@@ -127,13 +132,18 @@ impl TryFrom<v1::CapabilityProfile> for CapabilityProfile {
 
 fn runtimes(values: &[i32]) -> BTreeSet<Runtime> {
     let known = values.iter().filter_map(|&value| v1::Runtime::try_from(value).ok());
-    known.filter(|runtime| *runtime == v1::Runtime::CandleGguf).map(|_| Runtime::CandleGguf).collect()
+    known
+        .filter(|runtime| *runtime == v1::Runtime::CandleGguf)
+        .map(|_| Runtime::CandleGguf)
+        .collect()
 }
 
 fn measured_speed((index, speed): (usize, v1::MeasuredSpeed)) -> Result<MeasuredSpeed, ConversionError> {
     let within = |error: ConversionError| error.within(format!("measured[{index}]"));
     Ok(MeasuredSpeed {
         variant: VariantName::new(speed.variant).field("variant").map_err(within)?,
-        tokens_per_second: TokensPerSecond::new(speed.tokens_per_second).field("tokens_per_second").map_err(within)?,
+        tokens_per_second: TokensPerSecond::new(speed.tokens_per_second)
+            .field("tokens_per_second")
+            .map_err(within)?,
     })
 }

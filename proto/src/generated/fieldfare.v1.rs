@@ -61,25 +61,120 @@ pub struct Accelerator {
     #[prost(string, tag = "3")]
     pub precision: ::prost::alloc::string::String,
 }
-/// What a device measured on the release's own probe prompts, and counts of its engine's failures. Nothing of the owner's data.
+/// How far a device is with its assignment.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Progress {
+    #[prost(oneof = "progress::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<progress::Kind>,
+}
+/// Nested message and enum types in `Progress`.
+pub mod progress {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(enumeration = "super::InstallStage", tag = "1")]
+        Working(i32),
+        #[prost(message, tag = "2")]
+        Converged(super::Converged),
+        #[prost(message, tag = "3")]
+        CannotConverge(super::Obstacle),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Converged {}
+/// Why a device cannot reach its target.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Obstacle {
+    #[prost(oneof = "obstacle::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub kind: ::core::option::Option<obstacle::Kind>,
+}
+/// Nested message and enum types in `Obstacle`.
+pub mod obstacle {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        NoVariant(super::NoVariant),
+        #[prost(message, tag = "2")]
+        DiskTooSmall(super::DiskTooSmall),
+        #[prost(message, tag = "3")]
+        Fetch(super::FetchFailed),
+        /// Refused: what was not trusted.
+        #[prost(string, tag = "4")]
+        Verification(::prost::alloc::string::String),
+        #[prost(string, tag = "5")]
+        Staging(::prost::alloc::string::String),
+        #[prost(string, tag = "6")]
+        WarmUp(::prost::alloc::string::String),
+        #[prost(message, tag = "7")]
+        Probes(super::ProbesFailed),
+        #[prost(message, tag = "8")]
+        CrashLoop(super::CrashLoop),
+        #[prost(message, tag = "9")]
+        FailedBefore(::prost::alloc::boxed::Box<super::FailedBefore>),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoVariant {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiskTooSmall {
+    #[prost(uint64, tag = "1")]
+    pub needed_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub available_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchFailed {
+    #[prost(uint32, tag = "1")]
+    pub attempts: u32,
+    #[prost(string, tag = "2")]
+    pub detail: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbesFailed {
+    #[prost(uint32, tag = "1")]
+    pub matched: u32,
+    #[prost(uint32, tag = "2")]
+    pub run: u32,
+    #[prost(uint32, tag = "3")]
+    pub required: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CrashLoop {
+    #[prost(uint32, tag = "1")]
+    pub crashes: u32,
+    #[prost(uint64, tag = "2")]
+    pub within_ms: u64,
+}
+/// The release failed on this device under an earlier assignment; `because` is never itself a FailedBefore.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FailedBefore {
+    #[prost(message, optional, tag = "1")]
+    pub generation: ::core::option::Option<Generation>,
+    #[prost(message, optional, boxed, tag = "2")]
+    pub because: ::core::option::Option<::prost::alloc::boxed::Box<Obstacle>>,
+}
+/// What a device measured of the running release: on the release's own probe prompts, and of its engine. Nothing of the owner's data.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct GateEvidence {
     #[prost(uint32, tag = "1")]
-    pub probes_run: u32,
-    #[prost(uint32, tag = "2")]
-    pub probes_exact: u32,
-    #[prost(double, tag = "3")]
-    pub probe_loss_nats_per_token: f64,
-    #[prost(double, tag = "4")]
-    pub p95_latency_ms: f64,
-    #[prost(double, tag = "5")]
-    pub tokens_per_second: f64,
-    #[prost(double, tag = "6")]
-    pub mean_confidence: f64,
-    #[prost(uint32, tag = "7")]
-    pub probe_errors: u32,
-    #[prost(uint32, tag = "8")]
     pub crashes: u32,
+    #[prost(uint32, tag = "2")]
+    pub probes_run: u32,
+    #[prost(uint32, tag = "3")]
+    pub probes_matched: u32,
+    #[prost(double, optional, tag = "4")]
+    pub probe_loss_nats_per_token: ::core::option::Option<f64>,
+    /// Probe requests, and those that failed.
+    #[prost(uint64, tag = "5")]
+    pub requests: u64,
+    #[prost(uint64, tag = "6")]
+    pub errors: u64,
+    #[prost(uint64, optional, tag = "7")]
+    pub latency_p95_ms: ::core::option::Option<u64>,
+    #[prost(double, optional, tag = "8")]
+    pub tokens_per_second: ::core::option::Option<f64>,
+    /// Mean confidence of the probes' answers, 0 to 1.
+    #[prost(double, optional, tag = "9")]
+    pub confidence: ::core::option::Option<f64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RoundRef {
@@ -344,6 +439,7 @@ pub struct DeploymentSpec {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RolloutPolicy {
+    /// Cumulative; the last is 100 percent.
     #[prost(message, repeated, tag = "1")]
     pub waves: ::prost::alloc::vec::Vec<WaveSize>,
     #[prost(message, repeated, tag = "2")]
@@ -351,12 +447,19 @@ pub struct RolloutPolicy {
     /// Devices that may be between releases at one time.
     #[prost(uint32, tag = "3")]
     pub max_unavailable: u32,
-    /// A wave is observed at least this long after its devices converged.
-    #[prost(uint64, tag = "4")]
-    pub observation_ms: u64,
-    /// After this long, a wave is judged by the devices that were heard from.
+    #[prost(message, optional, tag = "4")]
+    pub minimum_evidence: ::core::option::Option<MinimumEvidence>,
+    /// A wave is observed for this long after its devices converged.
     #[prost(uint64, tag = "5")]
+    pub observation_ms: u64,
+    /// A wave that has not passed after this long is overdue.
+    #[prost(uint64, tag = "6")]
     pub wave_deadline_ms: u64,
+    #[prost(enumeration = "DeadlineRule", tag = "7")]
+    pub on_deadline: i32,
+    /// A device that was silent for this long is not heard from.
+    #[prost(uint64, tag = "8")]
+    pub offline_after_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WaveSize {
@@ -369,37 +472,41 @@ pub mod wave_size {
     pub enum Size {
         #[prost(uint32, tag = "1")]
         Count(u32),
-        /// Of the devices selected, cumulative; 100 is everybody.
+        /// Of the devices selected.
         #[prost(uint32, tag = "2")]
         Percent(u32),
     }
+}
+/// What a wave's gates need before they may be judged; without it they hold.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MinimumEvidence {
+    #[prost(uint32, tag = "1")]
+    pub devices: u32,
+    #[prost(uint32, tag = "2")]
+    pub probes: u32,
+    #[prost(uint64, tag = "3")]
+    pub requests: u64,
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Gate {
     #[prost(enumeration = "GateMetric", tag = "1")]
     pub metric: i32,
-    /// Evidence from at least this many devices and probes, or the gate holds.
-    #[prost(uint32, tag = "2")]
-    pub min_devices: u32,
-    #[prost(uint32, tag = "3")]
-    pub min_probes: u32,
-    #[prost(oneof = "gate::Threshold", tags = "4, 5, 6, 7")]
-    pub threshold: ::core::option::Option<gate::Threshold>,
+    #[prost(oneof = "gate::Bound", tags = "2, 3, 4, 5")]
+    pub bound: ::core::option::Option<gate::Bound>,
 }
 /// Nested message and enum types in `Gate`.
 pub mod gate {
     #[derive(Clone, Copy, PartialEq, ::prost::Oneof)]
-    pub enum Threshold {
-        /// Absolute.
-        #[prost(double, tag = "4")]
-        AtLeast(f64),
-        #[prost(double, tag = "5")]
+    pub enum Bound {
+        #[prost(double, tag = "2")]
         AtMost(f64),
-        /// As a ratio to the devices still on the old release.
-        #[prost(double, tag = "6")]
-        RatioAtLeast(f64),
-        #[prost(double, tag = "7")]
-        RatioAtMost(f64),
+        #[prost(double, tag = "3")]
+        AtLeast(f64),
+        /// Times the value of the devices still on the previous release.
+        #[prost(double, tag = "4")]
+        AtMostTimesPrevious(f64),
+        #[prost(double, tag = "5")]
+        AtLeastTimesPrevious(f64),
     }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -498,62 +605,52 @@ impl Runtime {
         }
     }
 }
+/// Stage of an installation on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
-pub enum InstallPhase {
+pub enum InstallStage {
     Unspecified = 0,
-    Idle = 1,
-    Fetching = 2,
-    Verifying = 3,
-    Staging = 4,
-    WarmingUp = 5,
-    Probing = 6,
-    Switching = 7,
-    Confirming = 8,
-    Confirmed = 9,
-    Reverted = 10,
-    Refused = 11,
+    Fetch = 1,
+    Verify = 2,
+    Stage = 3,
+    WarmUp = 4,
+    Probe = 5,
+    Switch = 6,
+    Confirm = 7,
 }
-impl InstallPhase {
+impl InstallStage {
     /// String value of the enum field names used in the ProtoBuf definition.
     ///
     /// The values are not transformed in any way and thus are considered stable
     /// (if the ProtoBuf definition does not change) and safe for programmatic use.
     pub fn as_str_name(&self) -> &'static str {
         match self {
-            Self::Unspecified => "INSTALL_PHASE_UNSPECIFIED",
-            Self::Idle => "INSTALL_PHASE_IDLE",
-            Self::Fetching => "INSTALL_PHASE_FETCHING",
-            Self::Verifying => "INSTALL_PHASE_VERIFYING",
-            Self::Staging => "INSTALL_PHASE_STAGING",
-            Self::WarmingUp => "INSTALL_PHASE_WARMING_UP",
-            Self::Probing => "INSTALL_PHASE_PROBING",
-            Self::Switching => "INSTALL_PHASE_SWITCHING",
-            Self::Confirming => "INSTALL_PHASE_CONFIRMING",
-            Self::Confirmed => "INSTALL_PHASE_CONFIRMED",
-            Self::Reverted => "INSTALL_PHASE_REVERTED",
-            Self::Refused => "INSTALL_PHASE_REFUSED",
+            Self::Unspecified => "INSTALL_STAGE_UNSPECIFIED",
+            Self::Fetch => "INSTALL_STAGE_FETCH",
+            Self::Verify => "INSTALL_STAGE_VERIFY",
+            Self::Stage => "INSTALL_STAGE_STAGE",
+            Self::WarmUp => "INSTALL_STAGE_WARM_UP",
+            Self::Probe => "INSTALL_STAGE_PROBE",
+            Self::Switch => "INSTALL_STAGE_SWITCH",
+            Self::Confirm => "INSTALL_STAGE_CONFIRM",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
-            "INSTALL_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
-            "INSTALL_PHASE_IDLE" => Some(Self::Idle),
-            "INSTALL_PHASE_FETCHING" => Some(Self::Fetching),
-            "INSTALL_PHASE_VERIFYING" => Some(Self::Verifying),
-            "INSTALL_PHASE_STAGING" => Some(Self::Staging),
-            "INSTALL_PHASE_WARMING_UP" => Some(Self::WarmingUp),
-            "INSTALL_PHASE_PROBING" => Some(Self::Probing),
-            "INSTALL_PHASE_SWITCHING" => Some(Self::Switching),
-            "INSTALL_PHASE_CONFIRMING" => Some(Self::Confirming),
-            "INSTALL_PHASE_CONFIRMED" => Some(Self::Confirmed),
-            "INSTALL_PHASE_REVERTED" => Some(Self::Reverted),
-            "INSTALL_PHASE_REFUSED" => Some(Self::Refused),
+            "INSTALL_STAGE_UNSPECIFIED" => Some(Self::Unspecified),
+            "INSTALL_STAGE_FETCH" => Some(Self::Fetch),
+            "INSTALL_STAGE_VERIFY" => Some(Self::Verify),
+            "INSTALL_STAGE_STAGE" => Some(Self::Stage),
+            "INSTALL_STAGE_WARM_UP" => Some(Self::WarmUp),
+            "INSTALL_STAGE_PROBE" => Some(Self::Probe),
+            "INSTALL_STAGE_SWITCH" => Some(Self::Switch),
+            "INSTALL_STAGE_CONFIRM" => Some(Self::Confirm),
             _ => None,
         }
     }
 }
+/// Three-valued, and on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum DeviceOutcome {
@@ -561,8 +658,7 @@ pub enum DeviceOutcome {
     Converged = 1,
     CannotConverge = 2,
     NotHeardFrom = 3,
-    /// On its way.
-    Progressing = 4,
+    Working = 4,
 }
 impl DeviceOutcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -575,7 +671,7 @@ impl DeviceOutcome {
             Self::Converged => "DEVICE_OUTCOME_CONVERGED",
             Self::CannotConverge => "DEVICE_OUTCOME_CANNOT_CONVERGE",
             Self::NotHeardFrom => "DEVICE_OUTCOME_NOT_HEARD_FROM",
-            Self::Progressing => "DEVICE_OUTCOME_PROGRESSING",
+            Self::Working => "DEVICE_OUTCOME_WORKING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -585,7 +681,7 @@ impl DeviceOutcome {
             "DEVICE_OUTCOME_CONVERGED" => Some(Self::Converged),
             "DEVICE_OUTCOME_CANNOT_CONVERGE" => Some(Self::CannotConverge),
             "DEVICE_OUTCOME_NOT_HEARD_FROM" => Some(Self::NotHeardFrom),
-            "DEVICE_OUTCOME_PROGRESSING" => Some(Self::Progressing),
+            "DEVICE_OUTCOME_WORKING" => Some(Self::Working),
             _ => None,
         }
     }
@@ -638,15 +734,47 @@ impl JobStage {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum DeadlineRule {
+    Unspecified = 0,
+    Hold = 1,
+    RollBack = 2,
+}
+impl DeadlineRule {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DEADLINE_RULE_UNSPECIFIED",
+            Self::Hold => "DEADLINE_RULE_HOLD",
+            Self::RollBack => "DEADLINE_RULE_ROLL_BACK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DEADLINE_RULE_UNSPECIFIED" => Some(Self::Unspecified),
+            "DEADLINE_RULE_HOLD" => Some(Self::Hold),
+            "DEADLINE_RULE_ROLL_BACK" => Some(Self::RollBack),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum GateMetric {
     Unspecified = 0,
-    Crashes = 1,
-    ProbeExactMatch = 2,
-    ProbeLoss = 3,
-    P95LatencyMs = 4,
-    TokensPerSecond = 5,
-    Confidence = 6,
-    ErrorRate = 7,
+    /// Share of the wave's devices that crashed.
+    CrashingDevices = 1,
+    /// Share of the wave's devices that cannot converge.
+    CannotConverge = 2,
+    ProbeExactMatch = 3,
+    ProbeLoss = 4,
+    LatencyP95Ms = 5,
+    TokensPerSecond = 6,
+    Confidence = 7,
+    ErrorRate = 8,
 }
 impl GateMetric {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -656,10 +784,11 @@ impl GateMetric {
     pub fn as_str_name(&self) -> &'static str {
         match self {
             Self::Unspecified => "GATE_METRIC_UNSPECIFIED",
-            Self::Crashes => "GATE_METRIC_CRASHES",
+            Self::CrashingDevices => "GATE_METRIC_CRASHING_DEVICES",
+            Self::CannotConverge => "GATE_METRIC_CANNOT_CONVERGE",
             Self::ProbeExactMatch => "GATE_METRIC_PROBE_EXACT_MATCH",
             Self::ProbeLoss => "GATE_METRIC_PROBE_LOSS",
-            Self::P95LatencyMs => "GATE_METRIC_P95_LATENCY_MS",
+            Self::LatencyP95Ms => "GATE_METRIC_LATENCY_P95_MS",
             Self::TokensPerSecond => "GATE_METRIC_TOKENS_PER_SECOND",
             Self::Confidence => "GATE_METRIC_CONFIDENCE",
             Self::ErrorRate => "GATE_METRIC_ERROR_RATE",
@@ -669,10 +798,11 @@ impl GateMetric {
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
             "GATE_METRIC_UNSPECIFIED" => Some(Self::Unspecified),
-            "GATE_METRIC_CRASHES" => Some(Self::Crashes),
+            "GATE_METRIC_CRASHING_DEVICES" => Some(Self::CrashingDevices),
+            "GATE_METRIC_CANNOT_CONVERGE" => Some(Self::CannotConverge),
             "GATE_METRIC_PROBE_EXACT_MATCH" => Some(Self::ProbeExactMatch),
             "GATE_METRIC_PROBE_LOSS" => Some(Self::ProbeLoss),
-            "GATE_METRIC_P95_LATENCY_MS" => Some(Self::P95LatencyMs),
+            "GATE_METRIC_LATENCY_P95_MS" => Some(Self::LatencyP95Ms),
             "GATE_METRIC_TOKENS_PER_SECOND" => Some(Self::TokensPerSecond),
             "GATE_METRIC_CONFIDENCE" => Some(Self::Confidence),
             "GATE_METRIC_ERROR_RATE" => Some(Self::ErrorRate),
@@ -686,8 +816,8 @@ pub enum GateVerdict {
     Unspecified = 0,
     Passed = 1,
     Failed = 2,
-    /// Not enough evidence yet.
-    Holds = 3,
+    /// Not enough evidence yet: the wave holds.
+    Missing = 3,
 }
 impl GateVerdict {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -699,7 +829,7 @@ impl GateVerdict {
             Self::Unspecified => "GATE_VERDICT_UNSPECIFIED",
             Self::Passed => "GATE_VERDICT_PASSED",
             Self::Failed => "GATE_VERDICT_FAILED",
-            Self::Holds => "GATE_VERDICT_HOLDS",
+            Self::Missing => "GATE_VERDICT_MISSING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -708,7 +838,7 @@ impl GateVerdict {
             "GATE_VERDICT_UNSPECIFIED" => Some(Self::Unspecified),
             "GATE_VERDICT_PASSED" => Some(Self::Passed),
             "GATE_VERDICT_FAILED" => Some(Self::Failed),
-            "GATE_VERDICT_HOLDS" => Some(Self::Holds),
+            "GATE_VERDICT_MISSING" => Some(Self::Missing),
             _ => None,
         }
     }
@@ -1480,39 +1610,33 @@ pub struct ObservedState {
 pub struct ObservedModel {
     #[prost(string, tag = "1")]
     pub deployment: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub model: ::prost::alloc::string::String,
-    /// The desired generation this observation is about.
-    #[prost(message, optional, tag = "3")]
+    /// The assignment this observation is about.
+    #[prost(message, optional, tag = "2")]
     pub generation: ::core::option::Option<Generation>,
-    #[prost(enumeration = "InstallPhase", tag = "4")]
-    pub phase: i32,
+    /// In the form MODEL.rNUMBER; empty when nothing is assigned.
+    #[prost(string, tag = "3")]
+    pub target_release: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub progress: ::core::option::Option<Progress>,
     /// What serves now; empty before the first install.
     #[prost(string, tag = "5")]
+    pub running_release: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
     pub running_manifest_target: ::prost::alloc::string::String,
-    #[prost(bytes = "vec", tag = "6")]
-    pub running_manifest_sha256: ::prost::alloc::vec::Vec<u8>,
     #[prost(string, tag = "7")]
     pub running_variant: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "8")]
     pub running_weights_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Empty without an adapter.
     #[prost(bytes = "vec", tag = "9")]
     pub running_adapter_sha256: ::prost::alloc::vec::Vec<u8>,
-    #[prost(enumeration = "DeviceOutcome", tag = "10")]
-    pub outcome: i32,
-    /// Of the running release, from its own probe prompts only.
-    #[prost(message, optional, tag = "11")]
+    #[prost(message, optional, tag = "10")]
     pub evidence: ::core::option::Option<GateEvidence>,
     /// Bytes fetched and to fetch, while fetching.
-    #[prost(uint64, tag = "12")]
+    #[prost(uint64, tag = "11")]
     pub fetched_bytes: u64,
-    #[prost(uint64, tag = "13")]
+    #[prost(uint64, tag = "12")]
     pub total_bytes: u64,
-    #[prost(string, tag = "14")]
-    pub last_error: ::prost::alloc::string::String,
-    /// The release that the desired entry named, whatever is running.
-    #[prost(string, tag = "15")]
-    pub desired_manifest_target: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RoundInvitation {
@@ -3977,14 +4101,15 @@ pub struct ObservedModelSummary {
     pub weights_sha256: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "5")]
     pub adapter_sha256: ::prost::alloc::vec::Vec<u8>,
-    #[prost(enumeration = "InstallPhase", tag = "6")]
-    pub phase: i32,
+    #[prost(enumeration = "InstallStage", tag = "6")]
+    pub stage: i32,
     #[prost(enumeration = "DeviceOutcome", tag = "7")]
     pub outcome: i32,
     #[prost(message, optional, tag = "8")]
     pub evidence: ::core::option::Option<GateEvidence>,
+    /// Why it cannot converge, for people.
     #[prost(string, tag = "9")]
-    pub last_error: ::prost::alloc::string::String,
+    pub obstacle: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainDeviceRequest {
@@ -4257,8 +4382,9 @@ pub struct RolloutDevice {
     pub outcome: i32,
     #[prost(string, tag = "5")]
     pub variant: ::prost::alloc::string::String,
-    #[prost(enumeration = "InstallPhase", tag = "6")]
-    pub phase: i32,
+    #[prost(enumeration = "InstallStage", tag = "6")]
+    pub stage: i32,
+    /// Why it cannot converge, or what it waits for.
     #[prost(string, tag = "7")]
     pub detail: ::prost::alloc::string::String,
 }
