@@ -245,3 +245,49 @@ impl CapabilityProfile {
         few("measured", self.measured.len(), limits::MAX_VARIANTS)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference_profile;
+
+    #[test]
+    fn an_impossible_profile_is_refused_and_the_field_named() {
+        type Change = fn(&mut CapabilityProfile);
+        let cases: [(Change, &str); 14] = [
+            (|p| p.cores = 0, "`cores` is 0"),
+            (|p| p.cores = 100_000, "`cores` is 100000"),
+            (|p| p.memory = ByteSize::from_gib(5000), "`memory` is 5368709120000"),
+            (|p| p.memory = ByteSize::ZERO, "`memory` is 0"),
+            (
+                |p| p.model_memory = ByteSize::from_gib(9),
+                "`model_memory` is 9.00 GiB, more than `memory`",
+            ),
+            (|p| p.disk_free = ByteSize::new(u64::MAX), "`disk_free`"),
+            (
+                |p| p.memory_bandwidth = BytesPerSecond::new(10_000_000_000_001),
+                "`memory_bandwidth`",
+            ),
+            (|p| p.memory_bandwidth = BytesPerSecond::ZERO, "`memory_bandwidth` is 0"),
+            (|p| p.compute.f32 = OpsPerSecond::ZERO, "`compute.f32`"),
+            (|p| p.compute.int8 = OpsPerSecond::new(u64::MAX), "`compute.int8`"),
+            (|p| p.device_model = String::new(), "`device_model`"),
+            (|p| p.device_model = "pi\u{1b}[31m".into(), "`device_model`"),
+            (
+                |p| p.provenance = Provenance::Emulated { of: "x".repeat(64) },
+                "`provenance.of`",
+            ),
+            (
+                |p| p.cpu_features = (0..300).map(|i| i.to_string()).collect(),
+                "`cpu_features` has 300",
+            ),
+        ];
+        for (change, expected) in cases {
+            let mut profile = reference_profile("raspberry-pi-5").unwrap();
+            assert_eq!(profile.validate(), Ok(()));
+            change(&mut profile);
+            let error = profile.validate().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} has no {expected:?}");
+        }
+    }
+}

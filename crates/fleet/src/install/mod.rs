@@ -10,3 +10,6 @@ mod state;
 
 pub use event::{Action, Event, Refused, StepFailure};
 pub use state::{Assignment, Candidate, FailedRelease, InstallPolicy, InstallState, Installed, Stage};
+
+#[cfg(test)]
+mod tests;

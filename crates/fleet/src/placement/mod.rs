@@ -16,3 +16,6 @@ pub use decide::{PlacementReport, Score, VariantReport, Verdict, place};
 pub use reason::Reason;
 pub use roofline::{Bottleneck, Prediction, predict};
 pub use variant::{BitsPerWeight, Loss, Requirements, VariantSpec, VariantSpecError};
+
+#[cfg(test)]
+mod tests;

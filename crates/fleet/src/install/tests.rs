@@ -1,0 +1,403 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::rollout::Progress;
+use crate::{ByteSize, Digest, Generation, Obstacle, ReleaseId, Timestamp, VariantName};
+
+const POLICY: InstallPolicy = InstallPolicy {
+    confirm_window: Duration::from_secs(60),
+    max_crashes: 2,
+    max_attempts: 3,
+    retry_after: Duration::from_secs(1),
+    disk_reserve: ByteSize::from_mib(64),
+};
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_unix_ms(seconds * 1000)
+}
+
+fn generation(counter: u64) -> Generation {
+    Generation { epoch: 1, counter }
+}
+
+fn install(release: u8, assignment: u64) -> Installed {
+    Installed {
+        release: format!("soil.r{release}").parse::<ReleaseId>().unwrap(),
+        variant: VariantName::new("q4-0").unwrap(),
+        manifest: Digest::from_bytes([release; 32]),
+        assignment: generation(assignment),
+    }
+}
+
+fn assigned(release: u8, counter: u64) -> Event {
+    let assignment = Assignment {
+        install: install(release, counter),
+        bytes_missing: ByteSize::from_mib(10),
+        probes_required: 3,
+    };
+    Event::Assigned {
+        assignment,
+        disk_free: ByteSize::from_mib(100),
+    }
+}
+
+fn tell(state: &mut InstallState, seconds: u64, event: Event) -> Vec<Action> {
+    let mut actions = Vec::new();
+    state.handle(at(seconds), event, &mut actions).unwrap();
+    actions
+}
+
+/// Answers the step under way as a healthy device does.
+fn step(state: &mut InstallState, seconds: u64) {
+    let Some(candidate) = state.candidate.clone() else {
+        return;
+    };
+    let assignment = candidate.assignment.install.assignment;
+    let event = match candidate.stage {
+        Stage::Probe => Event::Probed {
+            assignment,
+            matched: 3,
+            run: 4,
+        },
+        stage => Event::Done { assignment, stage },
+    };
+    tell(state, seconds, event);
+}
+
+fn settle(state: &mut InstallState, from: u64) {
+    for second in from..from + 20 {
+        tell(state, second, Event::Tick);
+        if state.candidate.as_ref().is_some_and(|c| c.retry_at.is_none()) {
+            step(state, second);
+        }
+    }
+}
+
+/// A device that runs release 1, confirmed.
+fn running_one() -> InstallState {
+    let mut state = InstallState::empty(POLICY);
+    tell(&mut state, 0, assigned(1, 1));
+    settle(&mut state, 1);
+    tell(&mut state, 200, Event::Tick);
+    assert_eq!((state.progress(), state.switched_at), (Progress::Converged, None));
+    state
+}
+
+#[test]
+fn a_release_goes_through_every_step_and_the_previous_one_is_kept() {
+    let mut state = running_one();
+    let mut seen = Vec::new();
+    tell(&mut state, 300, assigned(2, 2));
+    while let Some(candidate) = &state.candidate {
+        seen.push(candidate.stage);
+        assert_eq!(
+            state.active,
+            Some(install(1, 1)),
+            "the old release serves until the switch"
+        );
+        step(&mut state, 301);
+    }
+    use Stage::{Fetch, Probe, Stage as Put, Switch, Verify, WarmUp};
+    assert_eq!(seen, [Fetch, Verify, Put, WarmUp, Probe, Switch]);
+    assert_eq!(
+        (state.active.clone(), state.previous.clone()),
+        (Some(install(2, 2)), Some(install(1, 1)))
+    );
+    assert_eq!(state.progress(), Progress::Working(Stage::Confirm));
+    assert_eq!(state.next_deadline(), Some(at(361)));
+    tell(&mut state, 361, Event::Tick);
+    assert_eq!(state.progress(), Progress::Converged);
+}
+
+#[test]
+fn a_crash_loop_in_the_confirm_window_reverts_and_is_not_tried_again_under_the_same_assignment() {
+    let mut state = running_one();
+    tell(&mut state, 300, assigned(2, 2));
+    settle(&mut state, 301);
+    assert_eq!(state.active, Some(install(2, 2)));
+    assert_eq!(tell(&mut state, 330, Event::Crashed)[0], Action::Serve(install(2, 2)));
+    let actions = tell(&mut state, 331, Event::Crashed);
+    assert_eq!(
+        actions[..2],
+        [Action::Serve(install(1, 1)), Action::Discard(install(2, 2))]
+    );
+    let Progress::CannotConverge(Obstacle::CrashLoop { crashes: 2, .. }) = state.progress() else {
+        panic!("{state:?}")
+    };
+    assert!(
+        tell(&mut state, 332, assigned(2, 2)).is_empty(),
+        "a repeated assignment changes nothing"
+    );
+    assert_eq!(state.active, Some(install(1, 1)));
+    tell(&mut state, 333, assigned(2, 3));
+    assert_eq!(
+        state.progress(),
+        Progress::Working(Stage::Fetch),
+        "a new assignment is tried"
+    );
+}
+
+#[test]
+fn a_crash_after_the_confirmation_restarts_and_reverts_nothing() {
+    let mut state = running_one();
+    for second in 300..310 {
+        assert_eq!(
+            tell(&mut state, second, Event::Crashed)[0],
+            Action::Serve(install(1, 1))
+        );
+    }
+    assert_eq!(state.progress(), Progress::Converged);
+}
+
+#[test]
+fn a_release_that_was_never_confirmed_is_not_kept_to_go_back_to() {
+    let mut state = running_one();
+    tell(&mut state, 300, assigned(2, 2));
+    settle(&mut state, 301);
+    tell(&mut state, 322, assigned(3, 3));
+    settle(&mut state, 323);
+    assert_eq!(
+        (state.active.clone(), state.previous.clone()),
+        (Some(install(3, 3)), Some(install(1, 1)))
+    );
+}
+
+#[test]
+fn a_full_disk_is_refused_before_the_first_byte_and_looked_at_again() {
+    let mut state = running_one();
+    let Event::Assigned { mut assignment, .. } = assigned(2, 2) else {
+        unreachable!()
+    };
+    assignment.bytes_missing = ByteSize::from_mib(100);
+    let full = Event::Assigned {
+        assignment: assignment.clone(),
+        disk_free: ByteSize::from_mib(163),
+    };
+    tell(&mut state, 300, full.clone());
+    let expected = Obstacle::DiskTooSmall {
+        needed: ByteSize::from_mib(164),
+        available: ByteSize::from_mib(163),
+    };
+    assert_eq!(state.progress(), Progress::CannotConverge(expected));
+    assert_eq!(state.candidate, None);
+    let freed = Event::Assigned {
+        assignment,
+        disk_free: ByteSize::from_mib(164),
+    };
+    tell(&mut state, 301, freed);
+    assert_eq!(state.progress(), Progress::Working(Stage::Fetch));
+}
+
+#[test]
+fn failures_are_retried_with_growing_waits_and_then_given_up() {
+    let mut state = running_one();
+    tell(&mut state, 300, assigned(2, 2));
+    let failure = StepFailure::Transient("connection reset".into());
+    let failed = Event::Failed {
+        assignment: generation(2),
+        stage: Stage::Fetch,
+        failure,
+    };
+    tell(&mut state, 300, failed.clone());
+    assert_eq!(state.next_deadline(), Some(at(301)));
+    tell(&mut state, 301, Event::Tick);
+    tell(&mut state, 301, failed.clone());
+    assert_eq!(state.next_deadline(), Some(at(303)));
+    tell(&mut state, 303, Event::Tick);
+    tell(&mut state, 303, failed);
+    let Progress::CannotConverge(Obstacle::Fetch { attempts: 3, .. }) = state.progress() else {
+        panic!("{state:?}")
+    };
+    assert_eq!(state.active, Some(install(1, 1)));
+}
+
+#[test]
+fn tampered_bytes_are_given_up_at_once() {
+    let mut state = running_one();
+    tell(&mut state, 300, assigned(2, 2));
+    step(&mut state, 301);
+    let failure = StepFailure::Permanent("weights.gguf: sha256 differs".into());
+    let actions = tell(
+        &mut state,
+        302,
+        Event::Failed {
+            assignment: generation(2),
+            stage: Stage::Verify,
+            failure,
+        },
+    );
+    assert!(actions.contains(&Action::Discard(install(2, 2))));
+    assert!(matches!(
+        state.progress(),
+        Progress::CannotConverge(Obstacle::Verification { .. })
+    ));
+}
+
+#[test]
+fn too_few_probe_answers_stop_the_release_before_it_serves() {
+    let mut state = running_one();
+    tell(&mut state, 300, assigned(2, 2));
+    (0..4).for_each(|_| step(&mut state, 301));
+    tell(
+        &mut state,
+        302,
+        Event::Probed {
+            assignment: generation(2),
+            matched: 2,
+            run: 4,
+        },
+    );
+    assert_eq!(
+        state.progress(),
+        Progress::CannotConverge(Obstacle::Probes {
+            matched: 2,
+            run: 4,
+            required: 3
+        })
+    );
+    assert_eq!(state.active, Some(install(1, 1)));
+}
+
+#[test]
+fn stale_and_unknown_events_are_answered_with_a_reason() {
+    let mut state = InstallState::empty(POLICY);
+    let mut actions = Vec::new();
+    assert_eq!(
+        state.handle(at(0), Event::Crashed, &mut actions),
+        Err(Refused::NothingActive)
+    );
+    let mut state = running_one();
+    tell(&mut state, 300, assigned(2, 5));
+    let cases = [
+        (
+            assigned(1, 4),
+            Refused::Stale {
+                told: generation(4),
+                known: generation(5),
+            },
+        ),
+        (
+            Event::Unassigned {
+                assignment: generation(4),
+                obstacle: None,
+            },
+            Refused::Stale {
+                told: generation(4),
+                known: generation(5),
+            },
+        ),
+        (
+            Event::Done {
+                assignment: generation(5),
+                stage: Stage::Switch,
+            },
+            Refused::NotUnderWay { told: Stage::Switch },
+        ),
+        (
+            Event::Done {
+                assignment: generation(4),
+                stage: Stage::Fetch,
+            },
+            Refused::NotUnderWay { told: Stage::Fetch },
+        ),
+        (
+            Event::Probed {
+                assignment: generation(5),
+                matched: 9,
+                run: 9,
+            },
+            Refused::NotUnderWay { told: Stage::Probe },
+        ),
+    ];
+    for (event, expected) in cases {
+        let before = state.clone();
+        assert_eq!(state.handle(at(301), event, &mut actions), Err(expected));
+        assert_eq!((&state, actions.len()), (&before, 0));
+    }
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let stage = prop::sample::select(vec![
+        Stage::Fetch,
+        Stage::Verify,
+        Stage::Stage,
+        Stage::WarmUp,
+        Stage::Probe,
+        Stage::Switch,
+        Stage::Confirm,
+    ]);
+    let failure = prop_oneof![
+        Just(StepFailure::Transient("t".into())),
+        Just(StepFailure::Permanent("p".into()))
+    ];
+    prop_oneof![
+        4 => (1u8..5, 1u64..8).prop_map(|(release, counter)| assigned(release, counter)),
+        1 => (1u64..8).prop_map(|c| Event::Unassigned { assignment: generation(c), obstacle: None }),
+        12 => (1u64..8, stage.clone()).prop_map(|(c, stage)| Event::Done { assignment: generation(c), stage }),
+        3 => (1u64..8, 0u32..6).prop_map(|(c, m)| Event::Probed { assignment: generation(c), matched: m, run: 5 }),
+        2 => (1u64..8, stage, failure)
+            .prop_map(|(c, stage, failure)| Event::Failed { assignment: generation(c), stage, failure }),
+        2 => Just(Event::Crashed),
+        2 => Just(Event::Started),
+        2 => Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn power_loss_in_any_state_is_harmless(events in prop::collection::vec((any_event(), any::<bool>()), 0..80)) {
+        let mut state = running_one();
+        let mut actions = Vec::new();
+        for (second, (event, healthy)) in (300u64..).zip(events) {
+            let served_before = state.active.clone();
+            let unassigns = matches!(event, Event::Unassigned { .. });
+            let _ = state.handle(at(second), event, &mut actions);
+            if healthy && state.candidate.as_ref().is_some_and(|c| c.retry_at.is_none()) {
+                step(&mut state, second);
+            }
+            // What serves is only ever taken away by the operator, or by a revert when nothing came before it.
+            let lost = served_before.is_some() && state.active.is_none();
+            prop_assert!(!lost || unassigns || !state.failed.is_empty());
+            // What is kept to go back to is neither what serves nor something that failed and was not assigned anew.
+            if let (Some(previous), Some(active)) = (&state.previous, &state.active) {
+                prop_assert_ne!(&previous.manifest, &active.manifest);
+            }
+            // Nothing that is kept is ever thrown away.
+            for action in actions.drain(..) {
+                if let Action::Discard(gone) = action {
+                    let kept = state.active.iter().chain(&state.previous).map(|i| i.manifest);
+                    let wanted = state.candidate.iter().map(|c| c.assignment.install.manifest);
+                    prop_assert!(kept.chain(wanted).all(|manifest| manifest != gone.manifest));
+                }
+            }
+            // A power cut: only what is kept survives.
+            state = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+        }
+        // Whatever happened, a healthy device reaches a fresh assignment.
+        tell(&mut state, 1000, Event::Started);
+        tell(&mut state, 1000, assigned(9, 100));
+        settle(&mut state, 1001);
+        tell(&mut state, 2000, Event::Tick);
+        prop_assert_eq!(state.progress(), Progress::Converged);
+        prop_assert_eq!(state.active, Some(install(9, 100)));
+    }
+
+    #[test]
+    fn a_failed_release_never_serves_again_under_its_assignment(repeats in 1usize..20, restarts in 0usize..4) {
+        let mut state = running_one();
+        tell(&mut state, 300, assigned(2, 2));
+        settle(&mut state, 301);
+        tell(&mut state, 330, Event::Crashed);
+        tell(&mut state, 331, Event::Crashed);
+        for n in 0..repeats as u64 {
+            tell(&mut state, 400 + n, assigned(2, 2));
+            if n < restarts as u64 {
+                tell(&mut state, 400 + n, Event::Started);
+            }
+            settle(&mut state, 400 + n);
+            prop_assert_eq!(&state.active, &Some(install(1, 1)));
+        }
+    }
+}
