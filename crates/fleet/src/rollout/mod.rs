@@ -21,3 +21,6 @@ pub use machine::Rollout;
 pub use policy::{DeadlineRule, PolicyError, RolloutPolicy, WaveSize};
 pub use state::{Phase, RolloutStart, RolloutState, Target};
 pub use wave::{Rank, Slot};
+
+#[cfg(test)]
+mod tests;

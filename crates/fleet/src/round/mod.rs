@@ -13,3 +13,6 @@ pub use eligibility::{Activity, BudgetState, Connection, Consent, Ineligible, Tr
 pub use event::{AbandonCause, Action, Answer, Decline, Event, Refused, VariantEvaluation};
 pub use spec::{EvaluationRule, JobSpec, JobSpecError};
 pub use state::{CohortMember, JobFailure, JobPhase, JobState, RoundPhase};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,596 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::install::Stage;
+use crate::{
+    DeviceId, Fraction, Generation, Obstacle, ProfileClass, ReleaseId, Timestamp, TokensPerSecond, TrustTier,
+    reference_profiles,
+};
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_unix_ms(1_000_000 + seconds * 1000)
+}
+
+fn device(n: u8) -> DeviceId {
+    DeviceId::from_bytes([n; 16])
+}
+
+fn release(n: u8) -> ReleaseId {
+    format!("soil.r{n}").parse().unwrap()
+}
+
+fn class(n: u8) -> ProfileClass {
+    let profiles = reference_profiles();
+    ProfileClass::of(&profiles[usize::from(n) % profiles.len()], TrustTier::Unattested)
+}
+
+fn policy(waves: &[WaveSize]) -> RolloutPolicy {
+    RolloutPolicy {
+        waves: waves.to_vec(),
+        gates: vec![
+            Gate {
+                metric: Metric::ProbeExactMatch,
+                bound: Bound::AtLeast(0.5),
+            },
+            Gate {
+                metric: Metric::CrashingDevices,
+                bound: Bound::AtMost(0.0),
+            },
+        ],
+        max_unavailable: 100,
+        minimum_evidence: MinimumEvidence {
+            devices: 1,
+            probes: 4,
+            requests: 10,
+        },
+        observation: Duration::from_secs(5),
+        wave_deadline: Duration::from_secs(600),
+        on_deadline: DeadlineRule::Hold,
+        offline_after: Duration::from_secs(30),
+    }
+}
+
+const WAVES: [WaveSize; 3] = [WaveSize::Count(1), WaveSize::Percent(50), WaveSize::Percent(100)];
+
+fn start(policy: RolloutPolicy) -> RolloutState {
+    let start = RolloutStart {
+        deployment: crate::DeploymentName::new("fields").unwrap(),
+        release: release(2),
+        previous: Some(release(1)),
+        previous_assignment: Generation { epoch: 0, counter: 3 },
+        policy,
+        seed: 7,
+        generation: Generation { epoch: 0, counter: 9 },
+    };
+    RolloutState::begin(start, at(0)).unwrap()
+}
+
+/// How a simulated device behaves with the new release.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Nature {
+    Good,
+    WrongAnswers,
+    Crashes,
+    Offline,
+    Stuck,
+}
+
+/// A fleet that always does what its desired state says, as far as its nature lets it.
+struct Fleet {
+    rollout: Rollout,
+    natures: BTreeMap<DeviceId, Nature>,
+    milestones: Vec<Milestone>,
+}
+
+impl Fleet {
+    fn new(policy: RolloutPolicy, natures: &[Nature]) -> Self {
+        let mut fleet = Self {
+            rollout: Rollout::resume(start(policy)),
+            natures: BTreeMap::new(),
+            milestones: vec![],
+        };
+        for (n, nature) in (1u8..).zip(natures) {
+            fleet.natures.insert(device(n), *nature);
+            fleet
+                .tell(
+                    0,
+                    Event::Joined {
+                        device: device(n),
+                        class: class(n),
+                        joined_at: at(0),
+                    },
+                )
+                .unwrap();
+        }
+        fleet
+    }
+
+    fn tell(&mut self, second: u64, event: Event) -> Result<(), Refused> {
+        let mut actions = Vec::new();
+        let told = self.rollout.handle(at(second), event, &mut actions);
+        self.milestones
+            .extend(actions.into_iter().filter_map(|action| match action {
+                Action::Announce(milestone) => Some(milestone),
+                Action::PublishTargets { .. } => None,
+            }));
+        told
+    }
+
+    fn target(&self, device: DeviceId) -> Option<ReleaseId> {
+        self.rollout
+            .state()
+            .target_for(self.rollout.state().slot_of(device, at(0)))
+            .release
+    }
+
+    fn report(&mut self, second: u64, device: DeviceId, nature: Nature) {
+        let target = self.target(device);
+        let is_new = target == Some(release(2));
+        let (running, progress, matched) = match nature {
+            Nature::Offline => return,
+            Nature::Good => (target.clone(), Progress::Converged, 4),
+            Nature::WrongAnswers => (target.clone(), Progress::Converged, if is_new { 0 } else { 4 }),
+            Nature::Crashes if is_new => {
+                let obstacle = Obstacle::CrashLoop {
+                    crashes: 3,
+                    within: Duration::from_secs(60),
+                };
+                (Some(release(1)), Progress::CannotConverge(obstacle), 4)
+            }
+            Nature::Stuck if is_new => (Some(release(1)), Progress::Working(Stage::Fetch), 4),
+            Nature::Crashes | Nature::Stuck => (target.clone(), Progress::Converged, 4),
+        };
+        let evidence = Evidence {
+            probes_run: 4,
+            probes_matched: matched,
+            tokens_per_second: Some(TokensPerSecond::clamped(if is_new { 9.0 } else { 10.0 })),
+            confidence: Some(Fraction::clamped(0.8)),
+            ..Evidence::default()
+        };
+        let generation = self.rollout.state().generation;
+        let observation = Observation {
+            generation,
+            target,
+            running,
+            progress,
+            evidence,
+        };
+        self.tell(second, Event::Observed { device, observation }).unwrap();
+    }
+
+    /// One second: every device reports, and time passes. Returns how many devices have the new release as target.
+    fn second(&mut self, second: u64) -> usize {
+        for (device, nature) in self.natures.clone() {
+            self.report(second, device, nature);
+        }
+        self.tell(second, Event::Tick).unwrap();
+        self.offered()
+    }
+
+    fn offered(&self) -> usize {
+        self.natures
+            .keys()
+            .filter(|device| self.target(**device) == Some(release(2)))
+            .count()
+    }
+
+    fn run(&mut self, seconds: std::ops::Range<u64>) {
+        seconds.for_each(|second| {
+            self.second(second);
+        });
+    }
+
+    fn canary(&self) -> DeviceId {
+        *self.natures.keys().min_by_key(|device| Rank::of(**device, 7)).unwrap()
+    }
+}
+
+fn opened(milestones: &[Milestone]) -> Vec<u32> {
+    let wave = |m: &Milestone| {
+        if let Milestone::WaveOpened { wave } = m {
+            Some(*wave)
+        } else {
+            None
+        }
+    };
+    milestones.iter().filter_map(wave).collect()
+}
+
+#[test]
+fn a_good_release_passes_its_waves_canary_first() {
+    let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Good; 5]);
+    assert_eq!(fleet.second(1), 1);
+    assert_eq!(fleet.target(fleet.canary()), Some(release(2)));
+    let mut sizes = vec![1];
+    for second in 2..40 {
+        let size = fleet.second(second);
+        if sizes.last() != Some(&size) {
+            sizes.push(size);
+        }
+    }
+    assert_eq!(sizes, [1, 3, 5]);
+    assert_eq!(opened(&fleet.milestones), [0, 1, 2]);
+    assert!(matches!(fleet.rollout.state().phase, Phase::Completed { .. }));
+    fleet.tell(40, Event::Tick).unwrap();
+    assert_eq!(fleet.rollout.next_deadline(), None, "nothing is left to decide");
+    assert_eq!(
+        fleet.rollout.explain(at(40), device(1)),
+        Explanation::OnTarget { release: release(2) }
+    );
+}
+
+#[test]
+fn a_failed_gate_rolls_back_by_itself_with_its_numbers() {
+    for (nature, metric) in [
+        (Nature::WrongAnswers, Metric::ProbeExactMatch),
+        (Nature::Crashes, Metric::CrashingDevices),
+    ] {
+        let mut fleet = Fleet::new(policy(&WAVES), &[nature; 5]);
+        fleet.run(1..10);
+        let Phase::RolledBack {
+            cause: RollbackCause::Gate { wave: 0, reading },
+            ..
+        } = &fleet.rollout.state().phase
+        else {
+            panic!("{:?}", fleet.rollout.state().phase)
+        };
+        assert_eq!((reading.gate.metric, reading.verdict), (metric, GateVerdict::Failed));
+        assert_eq!(fleet.offered(), 0);
+        assert!(fleet.rollout.state().previous_assignment > fleet.rollout.state().assignment);
+    }
+}
+
+#[test]
+fn a_device_that_wakes_after_a_rollback_gets_the_old_release() {
+    let mut fleet = Fleet::new(policy(&WAVES), &[Nature::WrongAnswers; 5]);
+    let canary = fleet.canary();
+    fleet.second(1);
+    fleet.natures.insert(canary, Nature::Offline);
+    assert_eq!(fleet.target(canary), Some(release(2)));
+    fleet.run(2..60);
+    assert!(
+        matches!(fleet.rollout.state().phase, Phase::RolledBack { .. }),
+        "another device took the canary's place"
+    );
+    let kept = serde_json::to_string(fleet.rollout.state()).unwrap();
+    let restarted: RolloutState = serde_json::from_str(&kept).unwrap();
+    assert_eq!(
+        restarted.target_for(restarted.slot_of(canary, at(0))).release,
+        Some(release(1))
+    );
+}
+
+#[test]
+fn offline_devices_neither_block_nor_count() {
+    let mut natures = [Nature::Offline; 8];
+    natures[..3].fill(Nature::Good);
+    let mut fleet = Fleet::new(policy(&WAVES), &natures);
+    fleet.run(1..60);
+    assert!(
+        matches!(fleet.rollout.state().phase, Phase::Completed { .. }),
+        "{:?}",
+        fleet.rollout.status(at(60))
+    );
+    assert_eq!(fleet.rollout.status(at(60)).heard, 3);
+    let waiting = fleet.rollout.explain(at(60), device(8));
+    assert_eq!(
+        waiting,
+        Explanation::NotHeardFrom {
+            last_heard: None,
+            target: Some(release(2))
+        }
+    );
+}
+
+#[test]
+fn a_wave_of_nobody_holds() {
+    let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Offline; 3]);
+    fleet.run(1..30);
+    assert_eq!(fleet.rollout.status(at(30)).hold, Some(Hold::NobodyHeardFrom));
+    assert_eq!(fleet.offered(), 0);
+}
+
+#[test]
+fn a_gate_without_its_evidence_holds_and_promote_goes_on() {
+    let mut policy = policy(&WAVES);
+    policy.gates.push(Gate {
+        metric: Metric::ErrorRate,
+        bound: Bound::AtMost(0.1),
+    });
+    let mut fleet = Fleet::new(policy, &[Nature::Good; 5]);
+    fleet.run(1..100);
+    assert_eq!(fleet.offered(), 1);
+    let Some(Hold::MissingEvidence { readings }) = fleet.rollout.status(at(100)).hold else {
+        panic!()
+    };
+    assert_eq!(readings[0].to_string(), "error rate: 0 of 10 samples seen");
+    let waiting = (1..=5)
+        .map(device)
+        .find(|d| fleet.target(*d) == Some(release(1)))
+        .unwrap();
+    let explanation = fleet.rollout.explain(at(100), waiting);
+    let Explanation::WaitsForWave {
+        current: 0,
+        hold: Hold::MissingEvidence { .. },
+        ..
+    } = explanation
+    else {
+        panic!("{explanation:?}")
+    };
+    fleet.tell(100, Event::Promote { by: "ada".into() }).unwrap();
+    assert_eq!(fleet.second(101), 3);
+}
+
+#[test]
+fn a_stuck_device_holds_its_wave_until_the_deadline_decides() {
+    for (rule, rolled_back) in [(DeadlineRule::Hold, false), (DeadlineRule::RollBack, true)] {
+        let policy = RolloutPolicy {
+            on_deadline: rule,
+            wave_deadline: Duration::from_secs(50),
+            ..policy(&WAVES)
+        };
+        let mut fleet = Fleet::new(policy, &[Nature::Stuck; 3]);
+        fleet.run(1..49);
+        assert_eq!(fleet.rollout.status(at(49)).hold, Some(Hold::Working { devices: 1 }));
+        fleet.run(49..120);
+        assert_eq!(
+            matches!(fleet.rollout.state().phase, Phase::RolledBack { .. }),
+            rolled_back
+        );
+        let missed = fleet
+            .milestones
+            .iter()
+            .filter(|m| matches!(m, Milestone::DeadlineMissed { .. }))
+            .count();
+        assert_eq!(missed, usize::from(!rolled_back));
+    }
+}
+
+#[test]
+fn speed_is_compared_with_the_devices_own_figure_on_the_old_release() {
+    for (bound, passes) in [(0.85, true), (0.95, false)] {
+        let gate = Gate {
+            metric: Metric::TokensPerSecond,
+            bound: Bound::AtLeastTimesPrevious(bound),
+        };
+        let policy = RolloutPolicy {
+            gates: vec![gate],
+            ..policy(&WAVES)
+        };
+        let mut fleet = Fleet::new(policy, &[Nature::Good; 5]);
+        fleet.run(1..40);
+        assert_eq!(
+            matches!(fleet.rollout.state().phase, Phase::Completed { .. }),
+            passes,
+            "9 / 10 against {bound}"
+        );
+    }
+}
+
+#[test]
+fn newcomers_wait_for_the_end() {
+    let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Good; 3]);
+    fleet.second(1);
+    fleet
+        .tell(
+            2,
+            Event::Joined {
+                device: device(77),
+                class: class(0),
+                joined_at: at(2),
+            },
+        )
+        .unwrap();
+    let slot = fleet.rollout.state().slot_of(device(77), at(2));
+    assert_eq!(slot, Slot::Late);
+    assert_eq!(fleet.rollout.state().target_for(slot).release, Some(release(1)));
+    fleet.run(2..60);
+    assert_eq!(fleet.rollout.state().target_for(slot).release, Some(release(2)));
+}
+
+#[test]
+fn operators_pause_resume_abort_and_roll_back() {
+    let by = || "ada".to_owned();
+    let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Good; 5]);
+    fleet.second(1);
+    assert_eq!(fleet.tell(2, Event::Resume { by: by() }), Err(Refused::NotPaused));
+    fleet.tell(2, Event::Pause { by: by() }).unwrap();
+    assert_eq!(fleet.tell(2, Event::Pause { by: by() }), Err(Refused::Paused));
+    assert_eq!(fleet.tell(2, Event::Promote { by: by() }), Err(Refused::Paused));
+    fleet.run(3..60);
+    assert_eq!(fleet.offered(), 1);
+    assert_eq!(fleet.rollout.status(at(60)).hold, Some(Hold::Paused { by: by() }));
+    fleet.tell(60, Event::Resume { by: by() }).unwrap();
+    fleet.run(60..64);
+    fleet.tell(64, Event::Abort { by: by() }).unwrap();
+    let offered = fleet.offered();
+    fleet.run(65..200);
+    assert_eq!(fleet.offered(), offered);
+    assert_eq!(
+        fleet.tell(200, Event::Pause { by: by() }),
+        Err(Refused::Over { phase: "aborted" })
+    );
+    fleet.tell(200, Event::RollBack { by: by() }).unwrap();
+    fleet.run(201..210);
+    assert_eq!(fleet.offered(), 0);
+    assert_eq!(
+        fleet.tell(210, Event::RollBack { by: by() }),
+        Err(Refused::Over { phase: "rolled back" })
+    );
+}
+
+#[test]
+fn stale_future_and_unknown_reports_are_answered_with_a_reason() {
+    let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Good; 2]);
+    fleet.second(1);
+    fleet.second(2);
+    let published = fleet.rollout.state().generation;
+    let report = |generation| Observation {
+        generation,
+        target: Some(release(1)),
+        running: Some(release(1)),
+        progress: Progress::Converged,
+        evidence: Evidence::default(),
+    };
+    let old = Generation { epoch: 0, counter: 1 };
+    let cases = [
+        (
+            device(1),
+            old,
+            Refused::Stale {
+                reported: old,
+                seen: published,
+            },
+        ),
+        (
+            device(1),
+            published.next(),
+            Refused::NeverPublished {
+                reported: published.next(),
+                published,
+            },
+        ),
+        (device(99), published, Refused::UnknownDevice { device: device(99) }),
+    ];
+    for (device, generation, expected) in cases {
+        let before = fleet.rollout.clone();
+        let event = Event::Observed {
+            device,
+            observation: report(generation),
+        };
+        assert_eq!(fleet.tell(3, event), Err(expected));
+        assert_eq!(fleet.rollout, before);
+    }
+}
+
+#[test]
+fn a_policy_that_cannot_work_is_refused() {
+    type Change = fn(&mut RolloutPolicy);
+    let cases: [(Change, &str); 9] = [
+        (|p| p.waves.clear(), "`waves` has 0"),
+        (|p| p.waves[0] = WaveSize::Count(0), "`waves[0]`"),
+        (|p| p.waves[1] = WaveSize::Percent(101), "`waves[1]`"),
+        (|p| p.waves[1] = WaveSize::Percent(100), "`waves[2]` is not larger"),
+        (|p| p.waves.truncate(2), "last wave is 100 percent"),
+        (|p| p.gates[0].bound = Bound::AtLeast(f64::NAN), "`gates[0]`"),
+        (|p| p.max_unavailable = 0, "`max_unavailable`"),
+        (|p| p.wave_deadline = Duration::ZERO, "`wave_deadline`"),
+        (|p| p.offline_after = Duration::MAX, "`offline_after`"),
+    ];
+    for (change, expected) in cases {
+        let mut policy = policy(&WAVES);
+        assert_eq!(policy.validate(), Ok(()));
+        change(&mut policy);
+        let error = policy.validate().unwrap_err().to_string();
+        assert!(error.contains(expected), "{error:?} has no {expected:?}");
+    }
+}
+
+#[test]
+fn ranks_spread_evenly_and_change_with_the_seed() {
+    let ids = (0u32..10_000).map(|n| {
+        let mut bytes = [0; 16];
+        bytes[12..].copy_from_slice(&n.to_be_bytes());
+        DeviceId::from_bytes(bytes)
+    });
+    let tenth = u64::MAX / 10;
+    let (first, both) = ids.fold((0, 0), |(first, both), id| {
+        let (a, b) = (Rank::of(id, 1).get() < tenth, Rank::of(id, 2).get() < tenth);
+        (first + u32::from(a), both + u32::from(a && b))
+    });
+    // Binomial(10000, 0.1) has a deviation of 30, Binomial(10000, 0.01) one of 10: five deviations either way.
+    assert!((850..1150).contains(&first), "{first}");
+    assert!((50..150).contains(&both), "{both}");
+}
+
+fn any_nature() -> impl Strategy<Value = Nature> {
+    prop_oneof![
+        6 => Just(Nature::Good),
+        1 => Just(Nature::WrongAnswers),
+        1 => Just(Nature::Crashes),
+        2 => Just(Nature::Offline),
+        1 => Just(Nature::Stuck),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_rollout_never_exceeds_its_wave_nor_its_budget_and_ends(
+        natures in prop::collection::vec(any_nature(), 1..24),
+        max_unavailable in 1u32..6,
+        canaries in 1u32..4,
+        percent in 1u8..100,
+    ) {
+        let waves = [WaveSize::Count(canaries), WaveSize::Percent(percent), WaveSize::Percent(100)];
+        let policy = RolloutPolicy {
+            max_unavailable,
+            on_deadline: DeadlineRule::RollBack,
+            wave_deadline: Duration::from_secs(60),
+            ..policy(&waves)
+        };
+        let mut fleet = Fleet::new(policy, &natures);
+        let mut bad_since_rollback = false;
+        for second in 1..400 {
+            let heard_before = fleet.rollout.status(at(second)).offered;
+            fleet.second(second);
+            let status = fleet.rollout.status(at(second));
+            if let Phase::Advancing { .. } = status.phase {
+                // Earlier waves may have been larger than a later percentage.
+                let largest = status.wave_size.max(canaries).max(heard_before);
+                prop_assert!(status.offered <= largest, "{status:?}");
+                prop_assert!(status.working <= max_unavailable, "{status:?}");
+            }
+            if matches!(status.phase, Phase::RollingBack { .. } | Phase::RolledBack { .. }) {
+                bad_since_rollback |= fleet.offered() > 0;
+            }
+            // A restart of the controller at any time: only the state survives, devices join and report again.
+            if second % 37 == 0 {
+                let kept: RolloutState =
+                    serde_json::from_str(&serde_json::to_string(fleet.rollout.state()).unwrap()).unwrap();
+                prop_assert_eq!(&kept, fleet.rollout.state());
+                fleet.rollout = Rollout::resume(kept);
+                for (n, device) in (1u8..).zip(fleet.natures.keys().copied().collect::<Vec<_>>()) {
+                    fleet.tell(second, Event::Joined { device, class: class(n), joined_at: at(0) }).unwrap();
+                }
+            }
+        }
+        prop_assert!(!bad_since_rollback);
+        prop_assert!(fleet.rollout.state().phase.is_over(), "{:?}", fleet.rollout.status(at(400)));
+        if natures.iter().all(|nature| *nature == Nature::Good) {
+            let completed = matches!(fleet.rollout.state().phase, Phase::Completed { .. });
+            prop_assert!(completed);
+        }
+    }
+
+    #[test]
+    fn any_order_of_reports_and_orders_is_taken_without_a_panic(
+        steps in prop::collection::vec((0u8..10, 0u8..6, 0u64..50), 0..120),
+    ) {
+        let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Good; 4]);
+        let mut second = 1;
+        for (what, who, wait) in steps {
+            second += wait;
+            let by = "ada".to_owned();
+            let event = match what {
+                0 => Event::Pause { by },
+                1 => Event::Resume { by },
+                2 => Event::Promote { by },
+                3 => Event::Abort { by },
+                4 => Event::RollBack { by },
+                5 => Event::Left { device: device(who) },
+                6 => Event::Joined { device: device(who), class: class(who), joined_at: at(second) },
+                _ => Event::Tick,
+            };
+            let before = fleet.rollout.clone();
+            if fleet.tell(second, event).is_err() {
+                prop_assert_eq!(&fleet.rollout, &before, "a refused event changes nothing");
+            }
+            let _ = (fleet.rollout.explain(at(second), device(who)), fleet.rollout.status(at(second)));
+        }
+    }
+}
