@@ -1,1 +1,25 @@
-//! The control plane: API, registry, rollouts, job scheduling.
+//! The control plane: enrolment, device sessions, the registry, rollouts, releases, job scheduling, artifacts.
+//!
+//! Every choice is made by `fieldfare-fleet` as a function of values; the modules here read the clock, the store and the network,
+//! ask it, persist its answer, and only then act. State is in the store ([`records`], [`keys`]), its copy for reading in
+//! [`mirror`]; what a heartbeat tells is in [`presence`] and in memory only. Who may call what is decided in [`access`].
+
+pub mod access;
+pub mod artifacts;
+pub mod blobs;
+pub mod clock;
+pub mod config;
+pub mod enrolment;
+pub mod folder;
+pub mod init;
+pub mod keys;
+pub mod limits;
+pub mod metrics;
+pub mod mirror;
+pub mod plane;
+pub mod presence;
+pub mod records;
+pub mod refusal;
+pub mod repository;
+pub mod shutdown;
+pub mod telemetry;

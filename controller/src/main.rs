@@ -1,3 +1,1 @@
-//! Starts the process.
-
 fn main() {}

@@ -1,0 +1,186 @@
+//! `init`: makes the keys and the store of a new fleet, and the first operator's credential.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use fieldfare_proto::v1::{FleetRecord, KeyRecord, PrincipalRecord, TokenRole};
+use fieldfare_release::tuf::SigningKey;
+use fieldfare_store::Store;
+use fieldfare_tls::{
+    CertificateAuthority, CertificateRequest, ControllerName, Identity, OperatorName, Principal, PrivateKey,
+    SerialNumber, TimeSource, TrustBundle, TrustDomain, ValidityWindow,
+};
+use ring::rand::SystemRandom;
+
+use crate::clock::{random_bytes, unix_ms};
+use crate::config::Init;
+use crate::folder::{FleetFile, Folder, Secrecy, read, write};
+use crate::keys::Keys;
+use crate::limits::{AUTHORITY_LIFETIME, CERTIFICATE_BACKDATING};
+use crate::records::{Records, attempt};
+use crate::refusal::Refusal;
+
+/// Version of `fleet.json`.
+pub const FLEET_SCHEMA: u32 = 1;
+
+/// Name of the operator whose credential `init` writes.
+const FIRST_OPERATOR: &str = "first";
+
+/// What `init` did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The fleet is new.
+    Created,
+    /// The fleet was there; nothing changed.
+    Present(FleetFile),
+}
+
+/// Makes a fleet. Where one is, changes nothing and says what there is.
+pub async fn init(options: &Init, clock: &TimeSource) -> Result<Outcome> {
+    let folder = Folder::at(&options.dir);
+    if folder.fleet().exists() {
+        return Ok(Outcome::Present(load_fleet(&folder)?));
+    }
+    fs::create_dir_all(folder.blobs()).with_context(|| format!("creating {}", folder.blobs().display()))?;
+    let authority = authority(&folder, &options.domain, clock)?;
+    online_key(&folder.snapshot_key())?;
+    online_key(&folder.timestamp_key())?;
+    private_key(&folder.identity_key())?;
+    let records = Records::new(Store::open(folder.store()).await?, 0);
+    first_operator(&folder, &records, &authority, options, clock).await?;
+    records.store().clone().close().await?;
+    let file = FleetFile {
+        schema: FLEET_SCHEMA,
+        domain: options.domain.to_string(),
+        tenant: options.tenant.to_string(),
+        advertise: options.advertise.iter().map(host_text).collect(),
+    };
+    write(&folder.fleet(), &(serde_json::to_string_pretty(&file)? + "\n"), Secrecy::Public)?;
+    Ok(Outcome::Created)
+}
+
+fn host_text(host: &fieldfare_tls::HostName) -> String {
+    match host {
+        fieldfare_tls::HostName::Dns(name) => name.as_ref().to_owned(),
+        fieldfare_tls::HostName::Ip(address) => address.to_string(),
+    }
+}
+
+/// What `init` decided about the fleet in this folder.
+pub fn load_fleet(folder: &Folder) -> Result<FleetFile> {
+    let path = folder.fleet();
+    let text = read(&path).with_context(|| {
+        format!("{} holds no fleet; `fieldfare-controller init --dir` makes one", folder.root().display())
+    })?;
+    let file: FleetFile = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+    if file.schema != FLEET_SCHEMA {
+        bail!("{} has schema {}, this version reads {FLEET_SCHEMA}", path.display(), file.schema);
+    }
+    if file.advertise.is_empty() {
+        bail!("{}: `advertise` is empty; expected at least one host", path.display());
+    }
+    Ok(file)
+}
+
+/// The authority of the folder; an interrupted `init` goes on with the one it made.
+fn authority(folder: &Folder, domain: &TrustDomain, clock: &TimeSource) -> Result<CertificateAuthority> {
+    if folder.authority_certificate().exists() {
+        return load_authority(folder);
+    }
+    let now = clock.now();
+    let backdating = u64::try_from(CERTIFICATE_BACKDATING.as_millis()).unwrap_or(u64::MAX);
+    // Twice the backdating of leaves, which must lie within the authority's own validity.
+    let start = fieldfare_fleet::Timestamp::from_unix_ms(now.unix_ms().saturating_sub(2 * backdating));
+    let window = ValidityWindow::new(start, now.saturating_add(AUTHORITY_LIFETIME))?;
+    let made = CertificateAuthority::create(domain, window, SerialNumber::from_random(random_bytes()?))?;
+    write(&folder.authority_key(), made.key_pem(), Secrecy::Secret)?;
+    write(&folder.authority_certificate(), &made.certificate_pem(), Secrecy::Public)?;
+    Ok(made)
+}
+
+/// The authority that `init` made.
+pub fn load_authority(folder: &Folder) -> Result<CertificateAuthority> {
+    let certificate = read(&folder.authority_certificate())?;
+    CertificateAuthority::from_pem(&certificate, &read(&folder.authority_key())?).context("reading the authority")
+}
+
+fn online_key(path: &std::path::Path) -> Result<()> {
+    if !path.exists() {
+        write(path, &SigningKey::generate(&SystemRandom::new())?.to_pem(), Secrecy::Secret)?;
+    }
+    Ok(())
+}
+
+fn private_key(path: &std::path::Path) -> Result<PrivateKey> {
+    if !path.exists() {
+        write(path, &PrivateKey::generate()?.to_pem(), Secrecy::Secret)?;
+    }
+    Ok(PrivateKey::from_pem(&read(path)?)?)
+}
+
+async fn first_operator(
+    folder: &Folder,
+    records: &Records,
+    authority: &CertificateAuthority,
+    options: &Init,
+    clock: &TimeSource,
+) -> Result<()> {
+    let place = folder.operator();
+    let key = match Identity::load(&place)? {
+        Some(made) => PrivateKey::from_pem(&made.key().to_pem())?,
+        None => PrivateKey::generate()?,
+    };
+    let name = OperatorName::new(FIRST_OPERATOR)?;
+    let principal = Principal::operator(options.domain.clone(), options.tenant.clone(), name.clone());
+    let identity = identity(authority, key, &principal, clock)?;
+    register(records, options, &name, identity.key().digest(), unix_ms(clock.now())).await?;
+    Ok(identity.save(&place)?)
+}
+
+/// An identity with a certificate that begins now.
+fn identity(
+    authority: &CertificateAuthority,
+    key: PrivateKey,
+    principal: &Principal,
+    clock: &TimeSource,
+) -> Result<Identity> {
+    let request = CertificateRequest::parse(&key.certificate_request()?)?;
+    let issued = crate::enrolment::issue(authority, &request, principal, clock.now())?;
+    let bundle = TrustBundle::new(vec![authority.certificate().clone()])?;
+    Ok(Identity::new(key, issued.chain_der.into_iter().map(Into::into).collect(), bundle)?)
+}
+
+/// The controller's own identity, for a day from now. Its key stays the same.
+pub fn own_identity(
+    folder: &Folder,
+    authority: &CertificateAuthority,
+    domain: &TrustDomain,
+    clock: &TimeSource,
+) -> Result<Identity> {
+    let principal = Principal::controller(domain.clone(), ControllerName::new("controller")?);
+    identity(authority, private_key(&folder.identity_key())?, &principal, clock)
+}
+
+async fn register(
+    records: &Records,
+    options: &Init,
+    name: &OperatorName,
+    key: fieldfare_fleet::Digest,
+    now: i64,
+) -> Result<(), Refusal> {
+    let keys = Keys::of(&options.tenant);
+    attempt!("the new fleet", records, change, {
+        if change.read::<FleetRecord>(&keys.fleet()).await?.is_none() {
+            let mut fleet = FleetRecord { generation: None, trust_domain: options.domain.to_string(), created_unix_ms: now };
+            change.put(keys.fleet(), &mut fleet);
+        }
+        if change.read::<PrincipalRecord>(&keys.operator(name)).await?.is_none() {
+            let key_digest = key.as_bytes().to_vec();
+            let mut operator = PrincipalRecord { key_digest, enrolled_unix_ms: now, ..PrincipalRecord::default() };
+            change.put(keys.operator(name), &mut operator);
+            let mut holder = KeyRecord { generation: None, role: TokenRole::Operator.into(), id: name.to_string() };
+            change.put(keys.holder(&key), &mut holder);
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Every bound of the controller, each with its reason.
+
+use std::time::Duration;
+
+/// How often a compare-and-swap is tried before the caller is told to try again. Writers of one record are few, so that
+/// five collisions in a row mean a loop between two of them.
+pub const COMMIT_ATTEMPTS_MAX: usize = 5;
+
+/// Longest gRPC message received, in bytes: targets metadata of 5 MiB and its new manifests are the largest honest one.
+pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Longest gRPC message of a device, in bytes. A hello with profile, labels and the state of a few models has under 32 KiB.
+pub const DEVICE_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// How long a unary call may take. Verifying a large publication reads its artifacts' headers, seconds on a slow disk.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Calls and streams in progress on one connection: a device has one, an operator's console a few dozen.
+pub const CONCURRENCY_PER_CONNECTION: usize = 64;
+
+/// Between two steps of an enrolment stream: the caller computes one signature, or two round trips with its TPM.
+pub const ENROLMENT_STEP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long after a pending enrolment the caller should ask again; somebody has to type a command in between.
+pub const APPROVAL_RETRY: Duration = Duration::from_secs(5);
+
+/// Devices that wait for approval at once; past this a token that asks for approval refuses newcomers.
+pub const PENDING_DEVICES_MAX: usize = 10_000;
+
+/// Longest lifetime of a join token, 90 days: longer ones outlive the memory of who made them.
+pub const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Lifetime of a join token for which none is asked for.
+pub const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+
+/// Most principals that one join token may enrol.
+pub const TOKEN_USES_MAX: u32 = 100_000;
+
+/// A hello must arrive this soon after its stream opened.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a device sends a heartbeat: below the 60 s after which common load balancers cut idle connections.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A session without any message for this long is over: three heartbeats lost.
+pub const SESSION_SILENCE: Duration = Duration::from_secs(35);
+
+/// Messages waiting for a slow device. A session sends levels, not events, so that more would only be older ones.
+pub const SESSION_QUEUE: usize = 8;
+
+/// Open sessions of one replica, from the memory that one takes (about 100 KiB with its TLS state).
+pub const SESSIONS_MAX: usize = 16 * 1024;
+
+/// Upper end of the come-back time at a drain. Full jitter over it spreads a thousand devices over half a minute.
+pub const COME_BACK_MAX: Duration = Duration::from_secs(30);
+
+/// Upper end of the come-back time when a replica is full: the herd must thin out first.
+pub const COME_BACK_FULL_MAX: Duration = Duration::from_secs(300);
+
+/// Most models whose state one device reports.
+pub const OBSERVED_MODELS_MAX: usize = 16;
+
+/// Longest free text of a device or a trainer that is kept, in bytes; the rest is cut.
+pub const FREE_TEXT_BYTES_MAX: usize = 512;
+
+/// Longest name of an agent's version.
+pub const VERSION_BYTES_MAX: usize = 64;
+
+/// A process that was told to stop ends within this time, whatever its clients do.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time to live of the lease that says a replica is alive.
+pub const REPLICA_LEASE: Duration = Duration::from_secs(15);
+
+/// Time to live of a trainer's claim: a crashed trainer's work is taken over after it. Renewed at a third of it.
+pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
+
+/// A device whose session ended is taken as lost to its round after this long; a reconnect takes a few seconds.
+pub const ROUND_SESSION_GRACE: Duration = Duration::from_secs(15);
+
+/// How often the clock is looked at for what only time changes: presence, rounds, rollouts.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// Largest blob, 64 GiB: a 30 B model in sixteen bits.
+pub const BLOB_BYTES_MAX: u64 = 64 << 30;
+
+/// Part of a streaming upload to the object store, in bytes; S3 wants at least 5 MiB.
+pub const BLOB_PART_BYTES: usize = 8 * 1024 * 1024;
+
+/// Part of a download that is in memory at once, in bytes.
+pub const BLOB_READ_BYTES: usize = 256 * 1024;
+
+/// A connection to the artifact server that brings no bytes of its upload for this long is closed.
+pub const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
+
+/// Lifetime of the online metadata. Devices may install for this long after the controller stopped signing.
+pub const TIMESTAMP_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Lifetime of snapshot metadata; it is signed anew with every publication and together with the timestamp when it ages.
+pub const SNAPSHOT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The timestamp is signed again when less than this is left, a third of its life.
+pub const TIMESTAMP_RENEW_BEFORE: Duration = Duration::from_secs(8 * 3600);
+
+/// The snapshot is signed again when less than this is left.
+pub const SNAPSHOT_RENEW_BEFORE: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// Superseded metadata files that are still served: a client in the middle of an update needs the last one, a slow
+/// client during a burst of publications a few.
+pub const RETIRED_METADATA_MAX: usize = 32;
+
+/// Decoded manifests in memory; at most half a MiB each.
+pub const MANIFEST_CACHE_MAX: usize = 64;
+
+/// Entries of one page of devices that a caller gets at most.
+pub const DEVICE_PAGE_MAX: usize = 500;
+
+/// Devices listed in a rollout's status; a page of a larger fleet is read from `ListDevices`.
+pub const ROLLOUT_DEVICES_SHOWN_MAX: usize = 1_000;
+
+/// How long a round stays open at most, whatever a trainer asks for.
+pub const ROUND_DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Longest encoded round configuration, in bytes; it has a few hundred.
+pub const ROUND_CONFIGURATION_BYTES_MAX: usize = 16 * 1024;
+
+/// Lifetime of the certificates of devices, trainers and the controller itself: a stolen key is worth a day.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Lifetime of an operator's certificate. People renew by using the command line, some of them once a month.
+pub const OPERATOR_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How far in the past a certificate begins, for peers whose clock is behind.
+pub const CERTIFICATE_BACKDATING: Duration = Duration::from_secs(300);
+
+/// Lifetime of the fleet's authority, ten years: replacing it touches every device.
+pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);

@@ -1,0 +1,59 @@
+//! What every service of the controller shares.
+
+use std::sync::Arc;
+
+use fieldfare_tls::{CertificateAuthority, DenyList, Endpoint, IdentityHandle, TimeSource};
+use tokio_util::sync::CancellationToken;
+
+use crate::access::Access;
+use crate::keys::Keys;
+use crate::metrics::Metrics;
+use crate::mirror::Mirror;
+use crate::presence::Presence;
+use crate::records::Records;
+use crate::repository::ReleaseRepository;
+use crate::repository::manifests::Manifests;
+
+/// The control plane of one tenant, as one process has it.
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// Who may call what.
+    pub access: Access,
+    /// Where records lie.
+    pub keys: Keys,
+    /// The records in the store.
+    pub records: Records,
+    /// The records in memory.
+    pub mirror: Arc<Mirror>,
+    /// The clock.
+    pub clock: TimeSource,
+    /// What vouches for principals.
+    pub authority: CertificateAuthority,
+    /// Who this process is; it signs tickets.
+    pub identity: IdentityHandle,
+    /// Who is refused and cut off.
+    pub deny: DenyList,
+    /// The signed releases, and the blobs.
+    pub releases: ReleaseRepository,
+    /// Release manifests in memory.
+    pub manifests: Manifests,
+    /// Who is connected to this process, and since when it was silent.
+    pub presence: Presence,
+    /// Counters for `/metrics`.
+    pub metrics: Metrics,
+    /// Names this process among the replicas, from its start on.
+    pub incarnation: String,
+    /// Where others reach the gRPC services.
+    pub grpc_endpoints: Vec<Endpoint>,
+    /// Where others reach the artifact server.
+    pub artifact_endpoint: Endpoint,
+    /// Ends every stream and task.
+    pub shutdown: CancellationToken,
+}
+
+impl ControlPlane {
+    /// The time now, in milliseconds since 1970.
+    pub fn unix_ms(&self) -> i64 {
+        crate::clock::unix_ms(self.clock.now())
+    }
+}

@@ -1,0 +1,107 @@
+//! Who is connected to this process: heartbeats and readiness, in memory only.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fieldfare_fleet::{DeviceId, Timestamp, TrainerName};
+use fieldfare_proto::v1::TrainingReadiness;
+use tokio::sync::watch;
+
+/// What is known of a device beyond its records.
+#[derive(Clone, Debug, Default)]
+pub struct Sign {
+    /// The newest session here.
+    pub fence: u64,
+    /// Whether that session is open.
+    pub connected: bool,
+    /// When its last message came.
+    pub last_heard: Timestamp,
+    /// Whether it could take part in a round, as it last said.
+    pub readiness: TrainingReadiness,
+}
+
+/// The signs of life of devices and trainers that this process sees.
+#[derive(Debug, Default)]
+pub struct Presence {
+    devices: Mutex<BTreeMap<DeviceId, Sign>>,
+    trainers: Mutex<BTreeMap<TrainerName, (Timestamp, u32)>>,
+    changed: watch::Sender<u64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Presence {
+    /// A session opened. A newer one of the same device takes its place.
+    pub fn opened(&self, device: DeviceId, fence: u64, now: Timestamp) {
+        lock(&self.devices).insert(device, Sign { fence, connected: true, last_heard: now, ..Sign::default() });
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// A message came. False when the session is not the newest one any more.
+    pub fn heard(&self, device: DeviceId, fence: u64, now: Timestamp, readiness: Option<TrainingReadiness>) -> bool {
+        match lock(&self.devices).get_mut(&device) {
+            Some(sign) if sign.fence == fence => {
+                sign.last_heard = now;
+                if let Some(readiness) = readiness {
+                    sign.readiness = readiness;
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A session ended; that of an older fence says nothing.
+    pub fn closed(&self, device: DeviceId, fence: u64) {
+        if let Some(sign) = lock(&self.devices).get_mut(&device).filter(|sign| sign.fence == fence) {
+            sign.connected = false;
+        }
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Whether this session is the newest one of its device here.
+    pub fn is_current(&self, device: DeviceId, fence: u64) -> bool {
+        lock(&self.devices).get(&device).is_some_and(|sign| sign.fence == fence)
+    }
+
+    /// The sign of life of a device; nothing when it was never connected here.
+    pub fn of(&self, device: DeviceId) -> Option<Sign> {
+        lock(&self.devices).get(&device).cloned()
+    }
+
+    /// Open sessions.
+    pub fn connected(&self) -> usize {
+        lock(&self.devices).values().filter(|sign| sign.connected).count()
+    }
+
+    /// Follows sessions that open and close.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// A trainer's watch began.
+    pub fn trainer_came(&self, name: &TrainerName, now: Timestamp) {
+        let mut trainers = lock(&self.trainers);
+        let (heard, watches) = trainers.entry(name.clone()).or_default();
+        (*heard, *watches) = (now, *watches + 1);
+    }
+
+    /// A trainer called.
+    pub fn trainer_heard(&self, name: &TrainerName, now: Timestamp) {
+        lock(&self.trainers).entry(name.clone()).or_default().0 = now;
+    }
+
+    /// A trainer's watch ended.
+    pub fn trainer_left(&self, name: &TrainerName) {
+        if let Some((_, watches)) = lock(&self.trainers).get_mut(name) {
+            *watches = watches.saturating_sub(1);
+        }
+    }
+
+    /// When a trainer was last heard from, and whether it watches for work.
+    pub fn trainer(&self, name: &TrainerName) -> Option<(Timestamp, bool)> {
+        lock(&self.trainers).get(name).map(|(heard, watches)| (*heard, *watches > 0))
+    }
+}

@@ -1,0 +1,243 @@
+//! The signed release repository: which metadata is current, and how it moves forward.
+//!
+//! Files are written first, as blobs; then one record, the pointer, makes them current by compare-and-swap. The targets key is
+//! never here: snapshot and timestamp are signed, everything else is only accepted.
+
+pub mod listing;
+pub mod manifests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fieldfare_proto::v1;
+use fieldfare_release::tuf::{
+    OnlineRoles, PublishError, PublishedFile, Repository, SigningKey, Version, adapter_role,
+};
+use fieldfare_release::{Sha256Digest, TargetName, UnixSeconds};
+use fieldfare_tls::TimeSource;
+use ring::rand::SystemRandom;
+
+use crate::blobs::{BlobError, Blobs};
+use crate::clock::unix_ms;
+use crate::keys::Keys;
+use crate::limits::{RETIRED_METADATA_MAX, SNAPSHOT_LIFETIME, TIMESTAMP_LIFETIME, TIMESTAMP_RENEW_BEFORE};
+use crate::records::{Change, Records, attempt};
+use crate::refusal::Refusal;
+
+/// Longest metadata file that is read back, in bytes.
+const METADATA_BYTES_MAX: u64 = fieldfare_release::limits::MAX_TARGETS_BYTES;
+
+/// The keys with which the controller itself signs.
+#[derive(Debug)]
+pub struct OnlineKeys {
+    /// Signs the snapshot.
+    pub snapshot: SigningKey,
+    /// Signs the timestamp.
+    pub timestamp: SigningKey,
+}
+
+impl OnlineKeys {
+    fn roles(&self) -> OnlineRoles<'_> {
+        OnlineRoles {
+            snapshot_key: &self.snapshot,
+            snapshot_seconds: SNAPSHOT_LIFETIME.as_secs(),
+            timestamp_key: &self.timestamp,
+            timestamp_seconds: TIMESTAMP_LIFETIME.as_secs(),
+        }
+    }
+}
+
+/// The release repository of one tenant.
+#[derive(Clone, Debug)]
+pub struct ReleaseRepository {
+    records: Records,
+    keys: Keys,
+    blobs: Blobs,
+    online: Arc<OnlineKeys>,
+    clock: TimeSource,
+}
+
+impl From<BlobError> for Refusal {
+    fn from(error: BlobError) -> Self {
+        Self::broken("reading or writing a blob", error)
+    }
+}
+
+/// A refused file is the sender's mistake; a missing one is a matter of order.
+fn refused(field: &'static str) -> impl Fn(PublishError) -> Refusal {
+    move |error| match error {
+        PublishError::Missing { .. } => Refusal::Unready(crate::refusal::chain(&error)),
+        PublishError::WrongVersion { .. } => Refusal::Stale(crate::refusal::chain(&error)),
+        error => Refusal::invalid(field, crate::refusal::chain(&error)),
+    }
+}
+
+fn digest(bytes: &[u8]) -> Option<Sha256Digest> {
+    bytes.try_into().ok().map(Sha256Digest::from_bytes)
+}
+
+impl ReleaseRepository {
+    /// The repository whose pointer and files lie here.
+    pub fn new(records: Records, keys: Keys, blobs: Blobs, online: Arc<OnlineKeys>, clock: TimeSource) -> Self {
+        Self { records, keys, blobs, online, clock }
+    }
+
+    /// The blobs that hold its files and artifacts.
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// The keys that sign for it.
+    pub fn online(&self) -> &OnlineKeys {
+        &self.online
+    }
+
+    fn now(&self) -> UnixSeconds {
+        UnixSeconds::new(self.clock.now().unix_ms() / 1000)
+    }
+
+    /// The pointer as it is now; an empty one before the first root.
+    pub async fn pointer(&self) -> Result<v1::RepositoryRecord, Refusal> {
+        Ok(self.records.get(&self.keys.repository()).await?.unwrap_or_default())
+    }
+
+    /// The digest of a metadata file that is served under this name.
+    pub async fn file(&self, name: &str) -> Result<Option<Sha256Digest>, Refusal> {
+        let pointer = self.pointer().await?;
+        let found = pointer.current.iter().chain(&pointer.retired).find(|file| file.name == name);
+        Ok(found.and_then(|file| digest(&file.sha256)))
+    }
+
+    /// Whether the current metadata of any role lists a target with these bytes.
+    pub async fn is_listed(&self, name: &TargetName, sha256: &Sha256Digest) -> Result<bool, Refusal> {
+        let Some(repository) = self.load().await? else { return Ok(false) };
+        let adapters = repository.delegated(&adapter_role(name.model()));
+        let listed = [repository.targets(), adapters].into_iter().flatten().filter_map(|file| file.payload().targets.get(name.as_str()));
+        Ok(listed.into_iter().any(|target| target.hashes.sha256.as_ref() == Some(sha256)))
+    }
+
+    /// The current metadata; nothing before the first root.
+    pub async fn load(&self) -> Result<Option<Repository>, Refusal> {
+        self.load_from(&self.pointer().await?).await
+    }
+
+    async fn load_from(&self, pointer: &v1::RepositoryRecord) -> Result<Option<Repository>, Refusal> {
+        if pointer.root_version == 0 {
+            return Ok(None);
+        }
+        let mut files = BTreeMap::new();
+        for file in &pointer.current {
+            let lost = || Refusal::broken("reading the release repository", format!("the file {} is lost", file.name));
+            let sha256 = digest(&file.sha256).ok_or_else(lost)?;
+            let bytes = self.blobs.read(&sha256, METADATA_BYTES_MAX).await?.ok_or_else(lost)?;
+            files.insert(file.name.clone(), bytes.to_vec());
+        }
+        let loaded = Repository::load(Version::FIRST, |name| files.get(name).cloned());
+        loaded.map(Some).map_err(|error| Refusal::broken("reading the release repository", error))
+    }
+
+    /// Takes the first root, or the next one. Repeating the newest one changes nothing.
+    pub async fn install_root(&self, root: &[u8]) -> Result<(), Refusal> {
+        attempt!("the release repository", self.records, change, {
+            let mut pointer = self.read_pointer(&mut change).await?;
+            let mut repository = match self.load_from(&pointer).await? {
+                Some(repository) if repository.root().bytes() == root => return Ok(()),
+                None => {
+                    let first = Repository::new(root).map_err(refused("root"))?;
+                    if first.root().version() != Version::FIRST {
+                        return Err(Refusal::invalid("root", "the first root has version 1"));
+                    }
+                    first
+                }
+                Some(mut repository) => {
+                    repository.accept_root(root).map_err(refused("root"))?;
+                    repository
+                }
+            };
+            self.check_online_keys(&repository)?;
+            // A root that replaces the online keys is followed by a snapshot and a timestamp of the new ones.
+            if repository.timestamp().is_some() {
+                self.sign(&mut repository)?;
+            }
+            self.advance(&mut pointer, &repository).await?;
+            change.put(self.keys.repository(), &mut pointer);
+        });
+        Ok(())
+    }
+
+    /// A root under which this controller could sign nothing would stop every later publication.
+    fn check_online_keys(&self, repository: &Repository) -> Result<(), Refusal> {
+        let root = repository.root().payload();
+        let roles = [("snapshot", &root.roles.snapshot, &self.online.snapshot), ("timestamp", &root.roles.timestamp, &self.online.timestamp)];
+        for (name, holders, key) in roles {
+            if !holders.keyids.contains(key.id()) || holders.threshold.get() != 1 {
+                let expected = format!("the role {name} needs threshold 1 and the controller's key {} among its keys", key.id());
+                return Err(Refusal::invalid("root", expected));
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_pointer(&self, change: &mut Change<'_>) -> Result<v1::RepositoryRecord, Refusal> {
+        Ok(change.read(&self.keys.repository()).await?.unwrap_or_default())
+    }
+
+    fn sign(&self, repository: &mut Repository) -> Result<(), Refusal> {
+        let signed = repository.publish(self.now(), self.online.roles(), &SystemRandom::new());
+        signed.map(drop).map_err(refused("targets"))
+    }
+
+    /// Writes the files that are now current and points the record at them.
+    async fn advance(&self, pointer: &mut v1::RepositoryRecord, repository: &Repository) -> Result<(), Refusal> {
+        let before = std::mem::take(&mut pointer.current);
+        for PublishedFile { name, bytes } in repository.files() {
+            let length_bytes = bytes.len() as u64;
+            let sha256 = self.blobs.put(bytes).await?.as_bytes().to_vec();
+            pointer.current.push(v1::MetadataFile { name, sha256, length_bytes });
+        }
+        let superseded = |file: &v1::MetadataFile| {
+            file.name != "timestamp.json" && pointer.current.iter().all(|current| current.name != file.name)
+        };
+        pointer.retired.extend(before.into_iter().filter(superseded));
+        let surplus = pointer.retired.len().saturating_sub(RETIRED_METADATA_MAX);
+        pointer.retired.drain(..surplus);
+        pointer.root_version = repository.root().version().get();
+        pointer.targets_version = repository.targets().map_or(0, |targets| targets.version().get());
+        let expires = repository.timestamp().map(|timestamp| timestamp.payload().header.expires.get() * 1000);
+        pointer.timestamp_expires_unix_ms = expires.map_or(0, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Signs the timestamp again when it will expire soon. Tells whether it did.
+    pub async fn refresh(&self) -> Result<bool, Refusal> {
+        let soon = unix_ms(self.clock.now().saturating_add(TIMESTAMP_RENEW_BEFORE));
+        let renewed = attempt!("the release repository", self.records, change, {
+            let mut pointer = self.read_pointer(&mut change).await?;
+            let due = pointer.timestamp_expires_unix_ms != 0 && pointer.timestamp_expires_unix_ms < soon;
+            if let Some(mut repository) = if due { self.load_from(&pointer).await? } else { None } {
+                let signed = repository.refresh(self.now(), self.online.roles(), &SystemRandom::new());
+                signed.map_err(|error| Refusal::broken("signing the timestamp", error))?;
+                self.advance(&mut pointer, &repository).await?;
+                change.put(self.keys.repository(), &mut pointer);
+            }
+            due
+        });
+        Ok(renewed)
+    }
+
+    /// Keeps the timestamp fresh until `stop`.
+    pub async fn keep_fresh(self, stop: tokio_util::sync::CancellationToken) {
+        loop {
+            match self.refresh().await {
+                Ok(true) => tracing::info!("the timestamp of the release repository is signed again"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(error = crate::refusal::chain(&error), "the timestamp is not signed again"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_secs(60)) => {}
+            }
+        }
+    }
+}

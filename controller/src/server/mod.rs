@@ -1,0 +1,218 @@
+//! `run`: builds the parts, serves, and drains.
+
+mod background;
+mod plain;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use fieldfare_fleet::TenantName;
+use fieldfare_proto::v1::device_gateway_server::DeviceGatewayServer;
+use fieldfare_proto::v1::enrolment_server::EnrolmentServer;
+use fieldfare_proto::v1::operator_server::OperatorServer;
+use fieldfare_proto::v1::trainer_gateway_server::TrainerGatewayServer;
+use fieldfare_release::tuf::SigningKey;
+use fieldfare_store::Store;
+use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, IdentityHandle, TimeSource, TrustDomain};
+use ring::rand::SystemRandom;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Router;
+
+use crate::access::Access;
+use crate::blobs::Blobs;
+use crate::clock::random_bytes;
+use crate::config::{Run, StoreLocation};
+use crate::enrolment::EnrolmentService;
+use crate::folder::{EndpointsFile, Folder, Secrecy, read, write};
+use crate::gateway::DeviceGatewayService;
+use crate::init::{load_authority, load_fleet, own_identity};
+use crate::jobs::TrainerGatewayService;
+use crate::keys::Keys;
+use crate::limits::{
+    CALL_TIMEOUT, CONCURRENCY_PER_CONNECTION, DEVICE_MESSAGE_BYTES_MAX, DRAIN_TIMEOUT, MESSAGE_BYTES_MAX,
+};
+use crate::metrics::Metrics;
+use crate::mirror::Mirror;
+use crate::operator::OperatorService;
+use crate::plane::ControlPlane;
+use crate::presence::Presence;
+use crate::records::Records;
+use crate::repository::manifests::Manifests;
+use crate::repository::{OnlineKeys, ReleaseRepository};
+use crate::rollout::Rollouts;
+
+/// A controller that serves.
+#[derive(Debug)]
+pub struct Server {
+    plane: Arc<ControlPlane>,
+    endpoints: EndpointsFile,
+    store: Store,
+    tasks: JoinSet<()>,
+}
+
+struct Listeners {
+    grpc: TcpListener,
+    artifacts: TcpListener,
+    metrics: TcpListener,
+}
+
+async fn listen(option: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{option} {address}"))
+}
+
+impl Server {
+    /// Opens the store, starts every part and listens. The clock is that of the process, or a test's.
+    pub async fn start(options: &Run, clock: TimeSource) -> Result<Self> {
+        let folder = Folder::at(&options.dir);
+        let fleet = load_fleet(&folder)?;
+        let listeners = Listeners {
+            grpc: listen("--grpc-listen", options.grpc_listen).await?,
+            artifacts: listen("--artifact-listen", options.artifact_listen).await?,
+            metrics: listen("--metrics-listen", options.metrics_listen).await?,
+        };
+        let store = match &options.store {
+            Some(StoreLocation::Redb(path)) => Store::open(path).await?,
+            None => Store::open(folder.store()).await?,
+        };
+        let shutdown = CancellationToken::new();
+        let ports = (listeners.grpc.local_addr()?.port(), listeners.artifacts.local_addr()?.port());
+        let hosts: Vec<&str> = fleet.advertise.iter().map(String::as_str).collect();
+        let endpoint = |host: &&str, port| Endpoint::new(host, port).with_context(|| format!("`advertise` {host:?}"));
+        let keys = Keys::of(&TenantName::new(fleet.tenant.as_str())?);
+        let mut tasks = JoinSet::new();
+        let (mirror, follower) = Mirror::start(store.clone(), keys.clone(), shutdown.clone()).await?;
+        tasks.spawn(async { drop(follower.await) });
+        let domain = TrustDomain::new(fleet.domain.as_str())?;
+        let authority = load_authority(&folder)?;
+        let identity = IdentityHandle::new(own_identity(&folder, &authority, &domain, &clock)?);
+        let records = Records::new(store.clone(), 0);
+        let blobs = Blobs::local(&folder.blobs())?;
+        let online = Arc::new(online_keys(&folder)?);
+        let plane = Arc::new(ControlPlane {
+            access: Access::new(domain, TenantName::new(fleet.tenant.as_str())?),
+            releases: ReleaseRepository::new(records.clone(), keys.clone(), blobs.clone(), online, clock.clone()),
+            manifests: Manifests::new(blobs),
+            keys,
+            records,
+            mirror,
+            clock,
+            authority,
+            identity,
+            deny: DenyList::default(),
+            presence: Presence::default(),
+            metrics: Metrics::default(),
+            incarnation: hex::encode(random_bytes::<8>()?),
+            grpc_endpoints: hosts.iter().map(|host| endpoint(host, ports.0)).collect::<Result<_>>()?,
+            artifact_endpoint: endpoint(&hosts[0], ports.1)?,
+            shutdown,
+        });
+        let endpoints = EndpointsFile {
+            grpc: plane.grpc_endpoints[0].to_string(),
+            artifacts: plane.artifact_endpoint.to_string(),
+            metrics: format!("http://{}", listeners.metrics.local_addr()?),
+        };
+        let mut server = Self { plane, endpoints, store, tasks };
+        server.spawn(&folder, listeners).await?;
+        server.tell(&folder)?;
+        Ok(server)
+    }
+
+    async fn spawn(&mut self, folder: &Folder, listeners: Listeners) -> Result<()> {
+        let plane = &self.plane;
+        background::hold_replica(plane, &mut self.tasks).await?;
+        background::spawn(plane, folder.clone(), &mut self.tasks);
+        let settings = || AcceptorSettings::new(plane.identity.clone(), plane.deny.clone(), plane.clock.clone());
+        let rollouts = Rollouts::start(Arc::clone(plane), &mut self.tasks);
+
+        let acceptor = Acceptor::new(listeners.grpc, settings())?;
+        let router = services(plane, rollouts).await?;
+        let stop = plane.shutdown.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = router.serve_with_incoming_shutdown(acceptor, stop.cancelled_owned()).await {
+                tracing::error!(error = crate::refusal::chain(&error), "the gRPC server ended");
+            }
+        });
+
+        let acceptor = Acceptor::new(listeners.artifacts, settings())?;
+        let router = crate::artifacts::router(Arc::clone(plane));
+        let stop = plane.shutdown.clone();
+        self.tasks.spawn(fieldfare_tls::serve_http(acceptor, router, stop.cancelled_owned()));
+
+        let router = plain::router(Arc::clone(plane));
+        let stop = plane.shutdown.clone();
+        self.tasks.spawn(async move {
+            let served = axum::serve(listeners.metrics, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+            if let Err(error) = served {
+                tracing::error!(%error, "the metrics server ended");
+            }
+        });
+        Ok(())
+    }
+
+    /// Writes where this process listens, for others on the machine.
+    fn tell(&self, folder: &Folder) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.endpoints)? + "\n";
+        write(&folder.operator().join("endpoints.json"), &text, Secrecy::Public)?;
+        Ok(write(&folder.endpoints(), &text, Secrecy::Public)?)
+    }
+
+    /// Where it listens.
+    pub fn endpoints(&self) -> &EndpointsFile {
+        &self.endpoints
+    }
+
+    /// The shared state, for whoever embeds the server.
+    pub fn plane(&self) -> &Arc<ControlPlane> {
+        &self.plane
+    }
+
+    /// Serves until `signal`, then drains: sessions are told when to come back, streams end, tasks are joined.
+    pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> Result<()> {
+        signal.await;
+        tracing::info!("draining");
+        self.plane.shutdown.cancel();
+        let joined = tokio::time::timeout(DRAIN_TIMEOUT, async { while self.tasks.join_next().await.is_some() {} }).await;
+        if joined.is_err() {
+            tracing::warn!(timeout = ?DRAIN_TIMEOUT, "cutting off what did not end in time");
+            self.tasks.shutdown().await;
+        }
+        self.store.close().await.context("closing the store")
+    }
+}
+
+fn online_keys(folder: &Folder) -> Result<OnlineKeys> {
+    let key = |path: std::path::PathBuf| -> Result<SigningKey> {
+        SigningKey::from_pem(&read(&path)?, &SystemRandom::new()).with_context(|| format!("reading {}", path.display()))
+    };
+    Ok(OnlineKeys { snapshot: key(folder.snapshot_key())?, timestamp: key(folder.timestamp_key())? })
+}
+
+/// Every service with its limits.
+async fn services(plane: &Arc<ControlPlane>, rollouts: Rollouts) -> Result<Router> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<EnrolmentServer<EnrolmentService>>().await;
+    health.set_serving::<DeviceGatewayServer<DeviceGatewayService>>().await;
+    health.set_serving::<OperatorServer<OperatorService>>().await;
+    health.set_serving::<TrainerGatewayServer<TrainerGatewayService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(fieldfare_proto::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let enrolment = EnrolmentServer::new(EnrolmentService::new(Arc::clone(plane)));
+    let devices = DeviceGatewayServer::new(DeviceGatewayService::new(Arc::clone(plane)));
+    let operators = OperatorServer::new(OperatorService::new(Arc::clone(plane), rollouts));
+    let trainers = TrainerGatewayServer::new(TrainerGatewayService::new(Arc::clone(plane)));
+    Ok(tonic::transport::Server::builder()
+        .timeout(CALL_TIMEOUT)
+        .concurrency_limit_per_connection(CONCURRENCY_PER_CONNECTION)
+        .http2_keepalive_interval(Some(fieldfare_tls::limits::KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(fieldfare_tls::limits::KEEP_ALIVE_TIMEOUT))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(enrolment.max_decoding_message_size(DEVICE_MESSAGE_BYTES_MAX))
+        .add_service(devices.max_decoding_message_size(DEVICE_MESSAGE_BYTES_MAX))
+        .add_service(operators.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(trainers.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)))
+}
