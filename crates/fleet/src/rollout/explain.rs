@@ -22,6 +22,11 @@ pub enum Hold {
         /// Who.
         by: String,
     },
+    /// The controller has begun or restarted a moment ago and waits for devices to report.
+    Gathering {
+        /// Until when at most.
+        until: Timestamp,
+    },
     /// No device is heard from.
     NobodyHeardFrom,
     /// The wave is opening, no faster than `max_unavailable` allows.
@@ -252,6 +257,9 @@ impl Rollout {
         if let Some(by) = &self.state.paused_by {
             return Hold::Paused { by: by.clone() };
         }
+        if let Some(until) = self.gathering_until(now) {
+            return Hold::Gathering { until };
+        }
         if census.heard == 0 {
             return Hold::NobodyHeardFrom;
         }
@@ -292,6 +300,7 @@ impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Paused { by } => write!(f, "paused by {by}"),
+            Self::Gathering { until } => write!(f, "waiting until {until} for devices to report"),
             Self::NobodyHeardFrom => write!(f, "no device is heard from"),
             Self::Opening { offered, size } => write!(f, "{offered} of {size} devices have been offered the release"),
             Self::Working { devices } => write!(f, "{devices} devices are at work"),

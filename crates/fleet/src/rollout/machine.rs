@@ -20,6 +20,8 @@ use crate::Timestamp;
 pub struct Rollout {
     pub(super) state: RolloutState,
     pub(super) population: Population,
+    /// When this process took the rollout up.
+    resumed_at: Timestamp,
     /// Since when there is something new to decide about.
     news_since: Option<Timestamp>,
     /// When time alone changes something.
@@ -33,15 +35,24 @@ enum Step {
 }
 
 impl Rollout {
-    /// A rollout that begins or that is taken up again. Its devices join, and report, again.
-    pub fn resume(state: RolloutState) -> Self {
-        let news_since = Some(state.started_at);
+    /// A rollout that begins or that is taken up again now. Its devices join, and report, again; until all have, or
+    /// `offline_after` has passed, a wave neither opens nor passes nor misses its deadline, because a fleet that is
+    /// only half heard from looks small and healthy. A gate that fails meanwhile rolls back all the same.
+    pub fn resume(state: RolloutState, now: Timestamp) -> Self {
         Self {
             state,
             population: Population::default(),
-            news_since,
+            resumed_at: now,
+            news_since: Some(now),
             wake_at: None,
         }
+    }
+
+    /// Until when devices that have not reported to this process are waited for; none when nobody is.
+    pub(super) fn gathering_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let until = self.resumed_at.saturating_add(self.state.policy.offline_after);
+        let waits = now < until && self.population.iter().any(|member| member.last_heard.is_none());
+        waits.then_some(until)
     }
 
     /// What is to be kept.
@@ -208,6 +219,10 @@ impl Rollout {
             self.roll_back(now, RollbackCause::Gate { wave, reading: *failed }, actions);
             return Step::Moved;
         }
+        if let Some(until) = self.gathering_until(now) {
+            self.wake_at = Some(until);
+            return Step::Still;
+        }
         let deadline = opened_at.saturating_add(self.state.policy.wave_deadline);
         if let Some(since) = observing_since {
             let until = since.saturating_add(self.state.policy.observation);
@@ -326,6 +341,10 @@ impl Rollout {
 
     /// Ends a rollback when every device heard from has an outcome for the previous release, or when the time is up.
     fn settle_back(&mut self, now: Timestamp, since: Timestamp, actions: &mut Vec<Action>) -> Step {
+        if let Some(until) = self.gathering_until(now) {
+            self.wake_at = Some(until);
+            return Step::Still;
+        }
         let mut missing = 0;
         let mut silence = None;
         for member in self.population.iter().filter(|m| m.outcome(&self.state, now).is_none()) {

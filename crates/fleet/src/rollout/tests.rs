@@ -88,7 +88,7 @@ struct Fleet {
 impl Fleet {
     fn new(policy: RolloutPolicy, natures: &[Nature]) -> Self {
         let mut fleet = Self {
-            rollout: Rollout::resume(start(policy)),
+            rollout: Rollout::resume(start(policy), at(0)),
             natures: BTreeMap::new(),
             milestones: vec![],
         };
@@ -288,8 +288,12 @@ fn offline_devices_neither_block_nor_count() {
 #[test]
 fn a_wave_of_nobody_holds() {
     let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Offline; 3]);
-    fleet.run(1..30);
-    assert_eq!(fleet.rollout.status(at(30)).hold, Some(Hold::NobodyHeardFrom));
+    assert_eq!(
+        fleet.rollout.status(at(29)).hold,
+        Some(Hold::Gathering { until: at(30) })
+    );
+    fleet.run(1..40);
+    assert_eq!(fleet.rollout.status(at(40)).hold, Some(Hold::NobodyHeardFrom));
     assert_eq!(fleet.offered(), 0);
 }
 
@@ -389,6 +393,36 @@ fn newcomers_wait_for_the_end() {
     assert_eq!(fleet.rollout.state().target_for(slot).release, Some(release(1)));
     fleet.run(2..60);
     assert_eq!(fleet.rollout.state().target_for(slot).release, Some(release(2)));
+}
+
+#[test]
+fn a_restarted_controller_that_has_heard_from_one_device_does_not_open_a_wave() {
+    let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Good; 10]);
+    fleet.run(1..9);
+    assert_eq!(fleet.rollout.status(at(9)).wave_size, 5);
+    let offered = fleet.offered();
+    fleet.rollout = Rollout::resume(fleet.rollout.state().clone(), at(100));
+    for n in 1..=10 {
+        fleet
+            .tell(
+                100,
+                Event::Joined {
+                    device: device(n),
+                    class: class(n),
+                    joined_at: at(0),
+                },
+            )
+            .unwrap();
+    }
+    let canary = fleet.canary();
+    for second in 100..130 {
+        fleet.report(second, canary, Nature::Good);
+        fleet.tell(second, Event::Tick).unwrap();
+        assert_eq!(fleet.offered(), offered);
+    }
+    assert_eq!(fleet.rollout.next_deadline(), Some(at(130)));
+    fleet.run(130..160);
+    assert!(matches!(fleet.rollout.state().phase, Phase::Completed { .. }));
 }
 
 #[test]
@@ -553,7 +587,7 @@ proptest! {
                 let kept: RolloutState =
                     serde_json::from_str(&serde_json::to_string(fleet.rollout.state()).unwrap()).unwrap();
                 prop_assert_eq!(&kept, fleet.rollout.state());
-                fleet.rollout = Rollout::resume(kept);
+                fleet.rollout = Rollout::resume(kept, at(second));
                 for (n, device) in (1u8..).zip(fleet.natures.keys().copied().collect::<Vec<_>>()) {
                     fleet.tell(second, Event::Joined { device, class: class(n), joined_at: at(0) }).unwrap();
                 }
