@@ -35,9 +35,9 @@ pub enum ManifestError {
     #[error("the manifest describes {describes}, but is listed as {listed}")]
     WrongName {
         /// The name that its content spells.
-        describes: TargetName,
+        describes: Box<TargetName>,
         /// The name that it was listed under.
-        listed: TargetName,
+        listed: Box<TargetName>,
     },
     /// A field has a value that it must not have.
     #[error("{field}: {reason}")]
@@ -96,8 +96,8 @@ impl ReleaseManifest {
         let describes = manifest.target_name();
         if describes != *name {
             return Err(ManifestError::WrongName {
-                describes,
-                listed: name.clone(),
+                describes: Box::new(describes),
+                listed: Box::new(name.clone()),
             });
         }
         Ok(manifest)

@@ -69,13 +69,6 @@ impl DelegationRequest {
     }
 }
 
-/// Where the search of one role's subtree ended.
-enum Found {
-    Answer(Lookup),
-    /// Nothing here; the search goes on with the next role.
-    Nothing,
-}
-
 impl VerifiedRepository {
     pub(super) fn new(
         state: TrustedState,
@@ -124,10 +117,8 @@ impl VerifiedRepository {
     /// A delegation names a role that the snapshot does not list, or the search takes too many roles.
     pub fn look_up(&self, target: &TargetName) -> Result<Lookup, UpdateError> {
         let mut visited = BTreeSet::from([TOP.to_owned()]);
-        match self.search(TOP, &self.targets, target.as_str(), &mut visited)? {
-            Found::Answer(answer) => Ok(answer),
-            Found::Nothing => Ok(Lookup::NotListed),
-        }
+        let answer = self.search(TOP, &self.targets, target.as_str(), &mut visited)?;
+        Ok(answer.unwrap_or(Lookup::NotListed))
     }
 
     /// Brings the bytes of a file that [`VerifiedRepository::look_up`] needs.
@@ -173,18 +164,19 @@ impl VerifiedRepository {
             .as_ref()
     }
 
+    /// The answer of one role's subtree; none if the search goes on after it.
     fn search(
         &self,
         name: &str,
         role: &Targets,
         target: &str,
         visited: &mut BTreeSet<String>,
-    ) -> Result<Found, UpdateError> {
+    ) -> Result<Option<Lookup>, UpdateError> {
         if let Some(listed) = role.targets.get(target) {
-            return Ok(Found::Answer(listed_target(listed, name)));
+            return Ok(Some(listed_target(listed, name)));
         }
         let Some(delegations) = &role.delegations else {
-            return Ok(Found::Nothing);
+            return Ok(None);
         };
         for delegation in delegations
             .roles
@@ -201,18 +193,17 @@ impl VerifiedRepository {
                 }
                 let key = (name.to_owned(), delegation.name.clone());
                 let Some(targets) = self.delegated.get(&key) else {
-                    return Ok(Found::Answer(Lookup::Needs(self.request(name, delegation, file)?)));
+                    return Ok(Some(Lookup::Needs(self.request(name, delegation, file)?)));
                 };
-                let found = self.search(&delegation.name, targets, target, visited)?;
-                if let Found::Answer(_) = found {
-                    return Ok(found);
+                if let Some(answer) = self.search(&delegation.name, targets, target, visited)? {
+                    return Ok(Some(answer));
                 }
             }
             if delegation.terminating {
-                return Ok(Found::Answer(Lookup::NotListed));
+                return Ok(Some(Lookup::NotListed));
             }
         }
-        Ok(Found::Nothing)
+        Ok(None)
     }
 
     fn request(&self, delegator: &str, role: &DelegatedRole, file: String) -> Result<DelegationRequest, UpdateError> {

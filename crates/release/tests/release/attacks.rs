@@ -81,7 +81,7 @@ fn arbitrary_installation_with_a_root_of_somebody_else() {
     }
     let mut mirror = world.mirror.clone();
     mirror.insert("2.root.json".to_owned(), sign(next, &[&attacker]).bytes().to_vec());
-    let (state, error) = update(world.enrolled(), &mirror, NOW).unwrap_err();
+    let (state, error) = *update(world.enrolled(), &mirror, NOW).unwrap_err();
     assert_eq!(error.file, "2.root.json");
     assert!(matches!(error.reason, Refusal::Signature(_)), "{error}");
     assert_eq!(state, world.enrolled(), "a refused root changes nothing");
@@ -162,7 +162,7 @@ fn a_refused_snapshot_does_not_stop_the_next_update() {
     let state = world.current();
     let honest = world.mirror.clone();
     world.forge_timestamp(3, 1);
-    let (kept, _) = update(state.clone(), &world.mirror, NOW).unwrap_err();
+    let (kept, _) = *update(state.clone(), &world.mirror, NOW).unwrap_err();
     assert_eq!(kept, state);
     assert!(update(kept, &honest, NOW).is_ok());
 }
@@ -223,7 +223,7 @@ fn indefinite_freeze() {
     let last = NOW.plus(7 * DAY - 1);
     assert!(update(state.clone(), &world.mirror, last).is_ok());
     let late = NOW.plus(7 * DAY);
-    let (kept, error) = update(state.clone(), &world.mirror, late).unwrap_err();
+    let (kept, error) = *update(state.clone(), &world.mirror, late).unwrap_err();
     assert!(
         matches!(error.reason, Refusal::Expired { expires, now } if expires == late && now == late),
         "{error}"
@@ -269,7 +269,11 @@ fn mix_and_match_of_files_from_different_times() {
         mirror.insert(new.to_owned(), old[former].clone());
         let error = refused(world.enrolled(), &mirror, NOW);
         assert_eq!(error.file, new);
-        assert!(matches!(error.reason, Refusal::Listed(_)), "{error}");
+        // Signatures vary in length, so the former file may be the longer one.
+        assert!(
+            matches!(error.reason, Refusal::Listed(_) | Refusal::TooLong { .. }),
+            "{error}"
+        );
     }
 }
 
@@ -551,7 +555,7 @@ fn a_floor_refuses_what_expired_since_on_a_stopped_clock() {
     world
         .mirror
         .extend(files.into_iter().map(|file| (file.name, file.bytes)));
-    let (kept, error) = update(state, &world.mirror, UnixSeconds::EPOCH).unwrap_err();
+    let (kept, error) = *update(state, &world.mirror, UnixSeconds::EPOCH).unwrap_err();
     assert_eq!(error.file, "1.targets.json");
     assert!(
         matches!(error.reason, Refusal::Expired { now, .. } if now == NOW.plus(30 * DAY)),

@@ -214,7 +214,7 @@ pub(crate) fn update(
     state: TrustedState,
     mirror: &Mirror,
     now: UnixSeconds,
-) -> Result<VerifiedRepository, (TrustedState, UpdateError)> {
+) -> Result<VerifiedRepository, Box<(TrustedState, UpdateError)>> {
     update_for(Purpose::Install, state, mirror, now)
 }
 
@@ -223,7 +223,7 @@ pub(crate) fn update_for(
     state: TrustedState,
     mirror: &Mirror,
     now: UnixSeconds,
-) -> Result<VerifiedRepository, (TrustedState, UpdateError)> {
+) -> Result<VerifiedRepository, Box<(TrustedState, UpdateError)>> {
     let mut update = Update::begin(state, now, purpose);
     while let Some(request) = update.next_file() {
         let step = match mirror.get(&request.name) {
@@ -231,7 +231,7 @@ pub(crate) fn update_for(
             None => update.missing(),
         };
         if let Err(error) = step {
-            return Err((update.state().clone(), error));
+            return Err(Box::new((update.state().clone(), error)));
         }
     }
     Ok(update.finish().unwrap())

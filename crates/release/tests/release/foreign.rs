@@ -87,6 +87,7 @@ async fn tough_refuses_what_was_altered() {
 }
 
 /// The interpreter that has python-tuf: `FIELDFARE_PYTHON`, or that of the virtual environment which `./test` makes.
+#[allow(clippy::print_stdout, reason = "a test says that it was skipped, and why")]
 fn python() -> Option<PathBuf> {
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let python = match env::var_os("FIELDFARE_PYTHON") {

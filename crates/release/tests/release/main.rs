@@ -1,5 +1,8 @@
 //! Signed releases from outside: attacks by name, properties, and other people's verifiers.
 
+// `allow-unwrap-in-tests` covers test functions, and not what they share.
+#![allow(clippy::unwrap_used)]
+
 mod attacks;
 mod delegations;
 mod fixture;
