@@ -2112,13 +2112,18 @@ pub struct PrivacyBudget {
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct RingCodec {
-    /// Entries are clamped to \[-range, range\] and scaled to `bits`-bit signed integers.
+    /// Entries are clamped to \[-range, range\]; a value of f32.
     #[prost(double, tag = "1")]
     pub range: f64,
+    /// Bits of the ring in which sums are taken.
     #[prost(uint32, tag = "2")]
     pub bits: u32,
     #[prost(uint64, tag = "3")]
     pub entries: u64,
+    /// Most contributions that one sum takes. An entry has as many levels as a full cohort leaves it in the ring, and travels
+    /// in the fewest whole bytes that hold them.
+    #[prost(uint32, tag = "4")]
+    pub cohort_limit: u32,
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct LocalTraining {
