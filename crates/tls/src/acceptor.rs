@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
@@ -19,7 +20,10 @@ use crate::config;
 use crate::connection::Connection;
 use crate::deny::DenyList;
 use crate::identity::IdentityHandle;
-use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, READY_QUEUE, RENEWAL_GRACE};
+use crate::limits::{
+    ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, PARTING_BYTES, PARTING_TIMEOUT, READY_QUEUE,
+    RENEWAL_GRACE,
+};
 use crate::peer::{ChannelBinding, PeerIdentity};
 use crate::time::TimeSource;
 use crate::trust::PeerRefused;
@@ -264,6 +268,17 @@ async fn pause_after(error: &io::Error) {
     }
 }
 
+/// Closes a refused connection so that the alert arrives: closing while unread bytes lie here would reset the connection,
+/// and the client could lose what was sent before.
+async fn part(mut stream: TcpStream) {
+    let farewell = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(PARTING_BYTES), &mut tokio::io::sink()).await
+    };
+    // Whether it worked changes nothing for a connection that is refused.
+    let _ = tokio::time::timeout(PARTING_TIMEOUT, farewell).await;
+}
+
 /// Why a handshake led to no connection.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
@@ -304,8 +319,14 @@ impl Door {
         permit: OwnedSemaphorePermit,
     ) -> Result<Connection, Refusal> {
         stream.set_nodelay(true)?;
-        let handshake = tokio::time::timeout(self.timeout, self.tls.accept(stream));
-        let stream = handshake.await.map_err(|_| Refusal::TimedOut(self.timeout))??;
+        let handshake = tokio::time::timeout(self.timeout, self.tls.accept(stream).into_fallible());
+        let stream = match handshake.await.map_err(|_| Refusal::TimedOut(self.timeout))? {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                part(stream).await;
+                return Err(Refusal::Handshake(error));
+            }
+        };
         let session = stream.get_ref().1;
         // Judged again, since the verifier has no way to hand over what it found.
         let certificate = session

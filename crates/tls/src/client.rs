@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -25,8 +26,7 @@ use crate::verify::{ServerIdentity, ServerTrust};
 
 /// Why a connection to a server did not come about.
 ///
-/// A server that refuses *our* certificate says so only after its part of the handshake (TLS 1.3), so that the first call
-/// fails, not the connection; [`alert_in`] finds its answer there.
+/// A server that refuses *our* certificate says so later: see [`Link::alert`].
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The name does not resolve, or nobody listens there.
@@ -90,6 +90,7 @@ pub struct ServerFacts {
 pub struct Link {
     channel: Channel,
     facts: watch::Receiver<ServerFacts>,
+    alert: AlertSlot,
 }
 
 impl Link {
@@ -101,6 +102,15 @@ impl Link {
     /// The server of the latest connection.
     pub fn server(&self) -> ServerFacts {
         self.facts.borrow().clone()
+    }
+
+    /// The TLS alert with which the server ended the latest connection, if it did.
+    ///
+    /// A server refuses our certificate by `CertificateExpired`, `CertificateRevoked` (denied), `UnknownCA` or
+    /// `CertificateUnknown` (not of our form), and asks for a missing one by `CertificateRequired`. It does so after our
+    /// part of the handshake (TLS 1.3), so that the first call fails and not [`connect`].
+    pub fn alert(&self) -> Option<AlertDescription> {
+        self.alert.get()
     }
 }
 
@@ -126,10 +136,12 @@ pub async fn connect(
     // The first connection is made here, where its error still has its type.
     let (first, facts) = dialler.dial().await?;
     let (sender, facts) = watch::channel(facts);
+    let alert = AlertSlot::default();
     let connector = Connector {
         dialler: Arc::new(dialler),
         first: Arc::new(Mutex::new(Some(first))),
         facts: sender,
+        alert: alert.clone(),
     };
     let http2 = |source| ConnectError::Http2 {
         endpoint: endpoint.clone(),
@@ -147,7 +159,7 @@ pub async fn connect(
         settings = settings.origin(origin);
     }
     let channel = settings.connect_with_connector(connector).await.map_err(http2)?;
-    Ok(Link { channel, facts })
+    Ok(Link { channel, facts, alert })
 }
 
 /// The TLS configuration for HTTP/1.1 clients of artifacts, such as reqwest's `tls_backend_preconfigured`.
@@ -162,11 +174,9 @@ pub fn https_config(
     config::client(identity, trust, time, config::HTTP1).map_err(ConnectError::Settings)
 }
 
-/// The TLS alert with which a peer ended a connection, if one stands among the causes of this error.
-///
-/// A server refuses a client's certificate by `CertificateExpired`, `CertificateRevoked` (denied), `UnknownCA` or
-/// `CertificateUnknown` (not of our form), and asks for a missing one by `CertificateRequired`.
-pub fn alert_in(error: &(dyn std::error::Error + 'static)) -> Option<rustls::AlertDescription> {
+/// The TLS alert with which a peer ended a connection, if one stands among the causes of this error, as it does with
+/// reqwest. HTTP/2 keeps no causes: ask [`Link::alert`] there.
+pub fn alert_in(error: &(dyn std::error::Error + 'static)) -> Option<AlertDescription> {
     match rustls_error_in(error)? {
         rustls::Error::AlertReceived(alert) => Some(*alert),
         _ => None,
@@ -248,10 +258,11 @@ struct Connector {
     dialler: Arc<Dialler>,
     first: Arc<Mutex<Option<TlsStream<TcpStream>>>>,
     facts: watch::Sender<ServerFacts>,
+    alert: AlertSlot,
 }
 
 impl tower::Service<http::Uri> for Connector {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<ClientStream>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
 
@@ -263,12 +274,74 @@ impl tower::Service<http::Uri> for Connector {
         let connector = self.clone();
         Box::pin(async move {
             let first = connector.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(first) = first {
-                return Ok(TokioIo::new(first));
-            }
-            let (stream, facts) = connector.dialler.dial().await?;
-            connector.facts.send_replace(facts);
-            Ok(TokioIo::new(stream))
+            let stream = match first {
+                Some(first) => first,
+                None => {
+                    let (stream, facts) = connector.dialler.dial().await?;
+                    connector.facts.send_replace(facts);
+                    stream
+                }
+            };
+            connector.alert.set(None);
+            Ok(TokioIo::new(ClientStream {
+                stream,
+                alert: connector.alert,
+            }))
         })
+    }
+}
+
+/// Where the alert of the latest connection is kept.
+#[derive(Clone, Debug, Default)]
+struct AlertSlot(Arc<Mutex<Option<AlertDescription>>>);
+
+impl AlertSlot {
+    fn get(&self) -> Option<AlertDescription> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, alert: Option<AlertDescription>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = alert;
+    }
+}
+
+/// The bytes of a connection; it remembers the alert that ended it, which HTTP/2 forgets.
+struct ClientStream {
+    stream: TlsStream<TcpStream>,
+    alert: AlertSlot,
+}
+
+impl ClientStream {
+    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &result
+            && let Some(alert) = alert_in(error)
+        {
+            self.alert.set(Some(alert));
+        }
+        result
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.note(result)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.note(result)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.note(result)
     }
 }

@@ -16,16 +16,23 @@ mod config;
 mod connection;
 mod deny;
 mod endpoint;
-mod http;
+
 mod identity;
 mod key;
 mod peer;
 mod pem;
 mod principal;
+mod serve;
+mod storage;
 mod time;
 mod token;
 mod trust;
 mod verify;
+
+#[cfg(test)]
+mod test_fleet;
+#[cfg(test)]
+mod tests;
 
 pub use acceptor::{Acceptor, AcceptorError, AcceptorSettings, ClientCertificates, HandshakeCounters};
 pub use authority::{AuthorityError, CertificateAuthority, HostName, HostNameError, IssueError};
@@ -36,12 +43,13 @@ pub use client::{ConnectError, Link, ServerFacts, alert_in, connect, https_confi
 pub use connection::Connection;
 pub use deny::{Denial, DeniedSet, DenyList};
 pub use endpoint::{Endpoint, EndpointError};
-pub use http::serve_http;
 pub use identity::{Identity, IdentityError, IdentityHandle};
 pub use key::{CertificateRequest, KeyError, PrivateKey, RequestError};
 pub use peer::{ChannelBinding, PeerError, PeerIdentity, Validity};
 pub use pem::PemError;
 pub use principal::{ControllerName, OperatorName, Principal, PrincipalError, Role, TrustDomain};
+pub use serve::serve_http;
+pub use storage::StorageError;
 pub use time::TimeSource;
 pub use token::{JoinRole, JoinSecret, JoinToken, RootPin, TokenError};
 pub use trust::{BundleError, PeerRefused, TrustBundle};

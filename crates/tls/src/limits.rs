@@ -45,6 +45,12 @@ pub const READY_QUEUE: usize = 64;
 /// How long the acceptor waits after an error of `accept` that concerns the process, as when it is out of descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a refused client is listened to, so that it can read why.
+pub const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Most bytes read from a refused client before its connection is closed.
+pub const PARTING_BYTES: u64 = 64 * 1024;
+
 /// How long after its end a certificate still opens a connection that can only be used to renew it. A device that was
 /// switched off over a holiday comes back by itself; after longer an operator should look at it.
 pub const RENEWAL_GRACE: Duration = Duration::from_secs(14 * 24 * 3600);

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{DecodeError, Engine};
 use fieldfare_fleet::Digest;
 
 use crate::certificate::sha256;
@@ -203,7 +203,11 @@ impl JoinToken {
         if text.len() > MAX_TOKEN_TEXT {
             return Err(TokenError::TooLong { found: text.len() });
         }
-        let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| TokenError::NotBase64)?;
+        let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|error| match error {
+            DecodeError::InvalidByte(..) | DecodeError::InvalidPadding => TokenError::NotBase64,
+            // What a text that was cut off looks like.
+            DecodeError::InvalidLength(_) | DecodeError::InvalidLastSymbol(..) => TokenError::Checksum,
+        })?;
         let fields = bytes
             .len()
             .checked_sub(CHECKSUM_BYTES)

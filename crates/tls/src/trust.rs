@@ -92,10 +92,6 @@ impl TrustBundle {
     pub fn authorities(&self) -> &[AuthorityCertificate] {
         &self.authorities
     }
-
-    pub(crate) fn der(&self) -> Vec<CertificateDer<'static>> {
-        self.authorities.iter().map(|a| a.der().clone()).collect()
-    }
 }
 
 /// What a peer's certificate must be usable for.
