@@ -10,7 +10,14 @@ pub mod engine;
 pub mod gguf;
 pub mod limits;
 pub mod memory;
+#[cfg(feature = "engine")]
+pub mod quantize;
+#[cfg(feature = "engine")]
+pub mod speed;
 pub mod tokenizer;
+
+#[cfg(test)]
+mod test_data;
 
 #[cfg(feature = "train")]
 pub mod train;

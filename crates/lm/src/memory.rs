@@ -5,10 +5,11 @@ use crate::gguf::Gguf;
 use crate::limits::PREFILL_CHUNK;
 
 /// Bytes of a serving process that do not depend on the model: code, stacks, allocator, tokenizer of a small vocabulary.
-/// Measured as the resident set of the engine with stories260K loaded, less its weights, rounded up.
+/// A whole process that loads stories260K (1.2 MB) and generates with it peaks under 14 MiB on Linux x86-64.
 pub const PROCESS_BYTES: u64 = 16 << 20;
 
-/// Bytes that one vocabulary entry takes in the tokenizer: its text twice, a hash table slot, and a merge.
+/// Bytes that one vocabulary entry takes in the tokenizer, counted from its structures: the text twice with two headers, a slot in
+/// the table of texts and one in the table of merges, each table at most half empty.
 pub const BYTES_PER_VOCABULARY_ENTRY: u64 = 160;
 
 /// Predicted resident bytes of serving one sequence.
@@ -72,5 +73,41 @@ impl Footprint {
             weight_bytes,
             bytes_per_token: weight_bytes - looked_up,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_data;
+
+    #[test]
+    fn the_footprint_of_a_real_file_agrees_with_its_shape() {
+        let Some(path) = test_data::find(test_data::STORIES) else {
+            return;
+        };
+        let gguf = Gguf::parse(&std::fs::read(path).unwrap()).unwrap();
+        let config = DecoderConfig::from_gguf(&gguf).unwrap();
+        let footprint = Footprint::of(&gguf);
+        // 260,032 parameters (llama2.c), and the output head, which this file holds a second time.
+        assert_eq!(footprint.parameters, 260_032 + 64 * 512);
+        assert_eq!(footprint.parameters, config.parameters());
+        assert_eq!(footprint.weight_bytes, 4 * footprint.parameters);
+        assert_eq!(footprint.bytes_per_token, footprint.weight_bytes - 511 * 64 * 4);
+    }
+
+    #[test]
+    fn serving_memory_is_the_sum_of_its_parts_and_grows_with_the_context() {
+        let config = DecoderConfig::from_gguf(&crate::config::tests::llama_2_7b()).unwrap();
+        let (short, long) = (
+            ServingMemory::predict(&config, 1 << 30, 512),
+            ServingMemory::predict(&config, 1 << 30, 4096),
+        );
+        assert_eq!(long.kv_cache, 2 * 4096 * 32 * 4096 * 4);
+        assert_eq!(long.kv_cache, 8 * short.kv_cache);
+        assert_eq!(
+            long.total(),
+            (1 << 30) + long.kv_cache + long.activations + long.process
+        );
     }
 }

@@ -84,7 +84,7 @@ impl Mapping {
 /// # Safety
 ///
 /// Every bit pattern is a valid value, there is no padding, and the layout is that of GGUF.
-pub(super) unsafe trait Plain: Sized + 'static {}
+pub(crate) unsafe trait Plain: Sized + 'static {}
 
 macro_rules! plain {
     ($($block:ty),*) => {
@@ -98,6 +98,13 @@ plain!(
     f32, f16, bf16, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K,
     BlockQ6K
 );
+
+/// Blocks as the bytes that a GGUF file holds.
+pub(crate) fn blocks_as_bytes<T: Plain>(blocks: &[T]) -> Vec<u8> {
+    // SAFETY: `Plain` types have no padding, so that all `size_of_val` bytes are initialised; u8 has no alignment, and the view
+    // ends before this function does.
+    unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), size_of_val(blocks)) }.to_vec()
+}
 
 /// An array of blocks within a mapping, which it keeps alive.
 #[derive(Debug, Clone)]

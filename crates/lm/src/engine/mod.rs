@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 pub use generate::{FinishReason, GeneratedToken, Generation, GenerationOptions, Session, Step};
 pub use mapping::Mapping;
+pub(crate) use mapping::blocks_as_bytes;
 pub use sampling::Sampling;
 pub use score::Loss;
 pub use weights::WeightsError;
@@ -136,7 +137,10 @@ pub struct Engine {
 impl Engine {
     /// Maps and loads a GGUF file, which must not change while the engine lives. Weights are read when they are first used.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let open_error = |source| LoadError::Open { path: path.display().to_string(), source };
+        let open_error = |source| LoadError::Open {
+            path: path.display().to_string(),
+            source,
+        };
         Self::load(Arc::new(Mapping::open(path).map_err(open_error)?))
     }
 
@@ -150,16 +154,29 @@ impl Engine {
         let gguf = Gguf::parse(mapping.as_bytes())?;
         let config = DecoderConfig::from_gguf(&gguf)?;
         if !config.architecture.is_runnable() {
-            return Err(LoadError::Architecture { architecture: config.architecture });
+            return Err(LoadError::Architecture {
+                architecture: config.architecture,
+            });
         }
         let tokenizer = Tokenizer::from_metadata(&gguf.metadata)?;
         let tokens = tokenizer.vocabulary().len();
         if tokens != config.vocabulary {
-            return Err(LoadError::VocabularySize { tokens, rows: config.vocabulary });
+            return Err(LoadError::VocabularySize {
+                tokens,
+                rows: config.vocabulary,
+            });
         }
         let template = ChatTemplate::from_metadata(&gguf.metadata, tokenizer.vocabulary())?;
         let weights = Weights::load(&gguf, &mapping, &config)?;
-        Ok(Self { model: Arc::new(Model { config, weights, tokenizer, template }), adapter: None })
+        Ok(Self {
+            model: Arc::new(Model {
+                config,
+                weights,
+                tokenizer,
+                template,
+            }),
+            adapter: None,
+        })
     }
 
     /// The decoder's shape.
@@ -214,7 +231,11 @@ impl Engine {
     }
 
     fn decoder(&self) -> Decoder<'_> {
-        Decoder { config: &self.model.config, weights: &self.model.weights, adapter: self.adapter.as_deref() }
+        Decoder {
+            config: &self.model.config,
+            weights: &self.model.weights,
+            adapter: self.adapter.as_deref(),
+        }
     }
 }
 
@@ -222,11 +243,17 @@ impl Model {
     /// Checks that a sequence can be computed at all.
     fn check(&self, tokens: &[u32]) -> Result<(), RunError> {
         if tokens.len() > self.config.context {
-            return Err(RunError::ContextExceeded { found: tokens.len(), limit: self.config.context });
+            return Err(RunError::ContextExceeded {
+                found: tokens.len(),
+                limit: self.config.context,
+            });
         }
         let vocabulary = self.config.vocabulary;
         match tokens.iter().find(|token| **token as usize >= vocabulary) {
-            Some(token) => Err(RunError::UnknownToken { token: *token, vocabulary }),
+            Some(token) => Err(RunError::UnknownToken {
+                token: *token,
+                vocabulary,
+            }),
             None => Ok(()),
         }
     }

@@ -1,1 +1,457 @@
+use std::collections::BTreeMap;
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::adapter::{LoraFactors, Projection};
+use crate::gguf::{GgufWriter, TensorSpec, TensorType};
+use crate::quantize::{Precision, quantize};
+use crate::test_data;
+use crate::tokenizer::ControlTokens;
+
+const STORY: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, \
+                     she saw a big, red ball. She wanted to play with it, but it was too high.";
+
+fn stories() -> Option<Engine> {
+    Some(Engine::open(&test_data::find(test_data::STORIES)?).unwrap())
+}
+
+fn prompt(engine: &Engine, text: &str) -> Vec<u32> {
+    engine.tokenizer().encode_prompt(text, ControlTokens::Parse).unwrap()
+}
+
+fn options(max_tokens: usize) -> GenerationOptions {
+    GenerationOptions {
+        max_tokens,
+        ..GenerationOptions::default()
+    }
+}
+
+fn variant(precision: Precision) -> Option<Vec<u8>> {
+    let source = Arc::new(Mapping::open(&test_data::find(test_data::STORIES)?).unwrap());
+    let mut file = Vec::new();
+    quantize(&source, precision, &mut file).unwrap();
+    Some(file)
+}
+
+/// Kullback-Leibler divergence of two distributions given by logits, in nats.
+fn divergence(reference: &[f32], other: &[f32]) -> f64 {
+    let (norm, other_norm) = (sampling::log_sum_exp(reference), sampling::log_sum_exp(other));
+    let pairs = reference.iter().zip(other);
+    pairs
+        .map(|(p, q)| {
+            let (p, q) = (f64::from(*p) - norm, f64::from(*q) - other_norm);
+            p.exp() * (p - q)
+        })
+        .sum()
+}
+
+#[test]
+fn greedy_decoding_tells_the_known_story() {
+    let Some(engine) = stories() else { return };
+    // llama2.c `run stories260K.bin -t 0` and llama.cpp continue so.
+    let generation = engine
+        .generate(&prompt(&engine, "Once upon a time"), &options(80))
+        .unwrap();
+    let expected = STORY.strip_prefix("Once upon a time").unwrap();
+    assert!(generation.text.starts_with(expected), "{:?}", generation.text);
+    assert_eq!(
+        (generation.tokens.len(), generation.reason),
+        (80, FinishReason::MaxTokens)
+    );
+    assert!(
+        (0.2..1.0).contains(&generation.confidence()),
+        "{}",
+        generation.confidence()
+    );
+}
+
+#[test]
+fn the_cache_changes_no_logits() {
+    let Some(engine) = stories() else { return };
+    let tokens = prompt(&engine, &STORY.repeat(2));
+    assert!(tokens.len() > limits::PREFILL_CHUNK, "two chunks at least");
+    let together = engine.logits(&tokens).unwrap();
+    let mut cache = KvCache::new(engine.config());
+    for (token, expected) in tokens.iter().zip(&together) {
+        let one = engine.decoder().forward(&mut cache, &[*token], Wanted::Last);
+        assert!(
+            one.iter()
+                .zip(expected)
+                .all(|(left, right)| (left - right).abs() < 1e-4)
+        );
+    }
+}
+
+#[test]
+fn the_base_model_is_as_good_on_its_own_domain_as_published() {
+    let Some(engine) = stories() else { return };
+    // 1.23 nats per token over TinyStories is what the test data's own description says of this file; this is one easy text.
+    let loss = engine.text_loss(STORY).unwrap();
+    assert_eq!(loss.tokens as usize, prompt(&engine, STORY).len() - 1);
+    assert!(loss.per_token().unwrap() < 1.23, "{loss:?}");
+    let shuffled = engine
+        .text_loss("ball park Once too loved high girl day. was it saw a She named")
+        .unwrap();
+    assert!(shuffled.per_token().unwrap() > 2.0 * loss.per_token().unwrap());
+}
+
+#[test]
+fn a_score_counts_the_completion_only_and_depends_on_the_prompt() {
+    let Some(engine) = stories() else { return };
+    let fitting = engine.score("Once upon a time", ", there was a little girl").unwrap();
+    let unfit = engine
+        .score("The ball was high and", ", there was a little girl")
+        .unwrap();
+    assert_eq!(fitting.tokens, unfit.tokens);
+    assert!(fitting.nats < unfit.nats);
+    let example = engine
+        .tokenizer()
+        .example("Once upon a time", ", there was a little girl")
+        .unwrap();
+    let logits = engine.logits(&example.tokens).unwrap();
+    let by_hand: f64 = (example.first_target..example.tokens.len())
+        .map(|at| sampling::log_sum_exp(&logits[at - 1]) - f64::from(logits[at - 1][example.tokens[at] as usize]))
+        .sum();
+    assert!((fitting.nats - by_hand).abs() < 1e-6, "{} and {by_hand}", fitting.nats);
+}
+
+#[test]
+fn every_variant_agrees_with_its_own_dequantised_weights() {
+    for precision in [Precision::F16, Precision::Q8_0, Precision::Q4_0] {
+        let Some(file) = variant(precision) else { return };
+        let quantised = Engine::from_bytes(&file).unwrap();
+        let mut exact = Vec::new();
+        quantize(&Arc::new(Mapping::from_bytes(&file)), Precision::F32, &mut exact).unwrap();
+        let exact = Engine::from_bytes(&exact).unwrap();
+        let tokens = prompt(&exact, STORY);
+        let (reference, found) = (exact.logits(&tokens).unwrap(), quantised.logits(&tokens).unwrap());
+        let sum: f64 = reference
+            .iter()
+            .zip(&found)
+            .map(|(left, right)| divergence(left, right))
+            .sum();
+        let mean = sum / tokens.len() as f64;
+        assert!((0.0..=1e-3).contains(&mean), "{}: {mean}", precision.name());
+    }
+}
+
+#[test]
+fn variants_are_smaller_and_the_coarser_the_worse() {
+    let Some(base) = stories() else { return };
+    let tokens = prompt(&base, STORY);
+    let reference = base.logits(&tokens).unwrap();
+    let mut last = (usize::MAX, -1.0);
+    for precision in Precision::ALL {
+        let Some(file) = variant(precision) else { return };
+        let found = Engine::from_bytes(&file).unwrap().logits(&tokens).unwrap();
+        let distance: f64 = reference
+            .iter()
+            .zip(&found)
+            .map(|(left, right)| divergence(left, right))
+            .sum();
+        assert!(
+            file.len() < last.0 && distance > last.1,
+            "{}: {} bytes, {distance}",
+            precision.name(),
+            file.len()
+        );
+        last = (file.len(), distance);
+    }
+}
+
+#[test]
+fn a_variant_keeps_what_cannot_be_quantised_and_all_metadata() {
+    let Some(file) = variant(Precision::Q4_0) else { return };
+    let gguf = Gguf::parse(&file).unwrap();
+    let type_of = |name: &str| gguf.tensor(name).unwrap().tensor_type;
+    assert_eq!(type_of("blk.0.attn_q.weight"), TensorType::Q4_0);
+    assert_eq!(
+        type_of("blk.0.ffn_down.weight"),
+        TensorType::F16,
+        "rows of 172 are no whole number of blocks"
+    );
+    assert_eq!(type_of("blk.0.attn_norm.weight"), TensorType::F32);
+    assert_eq!(type_of("output.weight"), TensorType::Q8_0);
+    let source = std::fs::read(test_data::find(test_data::STORIES).unwrap()).unwrap();
+    let source = Gguf::parse(&source).unwrap();
+    for (key, value) in source.metadata.iter().filter(|(key, _)| *key != "general.file_type") {
+        assert_eq!(gguf.metadata.get(key), Some(value));
+    }
+}
+
+/// An adapter with all factors filled from a seed.
+fn adapter(config: &DecoderConfig, seed: u32) -> LoraAdapter {
+    let rank = 4;
+    let mut state = seed;
+    let mut fill = |count: usize| -> Vec<f32> {
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 24) as f32 * 0.1 - 0.05
+            })
+            .collect()
+    };
+    let mut factors = BTreeMap::new();
+    for layer in 0..config.layers {
+        for projection in Projection::ALL {
+            let (d_in, d_out) = projection.shape(config);
+            factors.insert(
+                (layer, projection),
+                LoraFactors {
+                    d_in,
+                    d_out,
+                    a: fill(rank * d_in),
+                    b: fill(d_out * rank),
+                },
+            );
+        }
+    }
+    LoraAdapter {
+        rank,
+        alpha: 16.0,
+        factors,
+    }
+}
+
+/// stories260K with an adapter added into its weights.
+fn merged(adapter: &LoraAdapter) -> Vec<u8> {
+    let file = std::fs::read(test_data::find(test_data::STORIES).unwrap()).unwrap();
+    let gguf = Gguf::parse(&file).unwrap();
+    let spec = |tensor: &crate::gguf::TensorInfo| TensorSpec {
+        name: tensor.name.clone(),
+        dimensions: tensor.dimensions.clone(),
+        tensor_type: tensor.tensor_type,
+    };
+    let specs: Vec<TensorSpec> = gguf.tensors.iter().map(spec).collect();
+    let mut writer = GgufWriter::new(Vec::new(), &gguf.metadata, &specs).unwrap();
+    for tensor in &gguf.tensors {
+        let bytes = gguf.tensor_bytes(&file, tensor).unwrap();
+        let site = adapter
+            .factors
+            .iter()
+            .find(|((layer, projection), _)| tensor.name == format!("blk.{layer}.{}.weight", projection.gguf_name()));
+        let Some((_, factors)) = site else {
+            writer.tensor(bytes).unwrap();
+            continue;
+        };
+        let mut weights: Vec<f32> = bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|element| f32::from_le_bytes(*element))
+            .collect();
+        for (out, row) in weights.chunks_exact_mut(factors.d_in).enumerate() {
+            for (column, element) in row.iter_mut().enumerate() {
+                let product: f32 = (0..adapter.rank)
+                    .map(|r| factors.b[out * adapter.rank + r] * factors.a[r * factors.d_in + column])
+                    .sum();
+                *element += adapter.scale() * product;
+            }
+        }
+        writer
+            .tensor(
+                &weights
+                    .iter()
+                    .flat_map(|element| element.to_le_bytes())
+                    .collect::<Vec<u8>>(),
+            )
+            .unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+#[test]
+fn an_adapter_beside_the_weights_equals_one_merged_into_them() {
+    let Some(mut engine) = stories() else { return };
+    let tokens = prompt(&engine, STORY);
+    let base = engine.logits(&tokens).unwrap();
+    let adapter = adapter(engine.config(), 1);
+    engine.set_adapter(Some(&adapter)).unwrap();
+    let beside = engine.logits(&tokens).unwrap();
+    let within = Engine::from_bytes(&merged(&adapter)).unwrap().logits(&tokens).unwrap();
+    let largest = |left: &[Vec<f32>], right: &[Vec<f32>]| {
+        let pairs = left.iter().flatten().zip(right.iter().flatten());
+        pairs.map(|(left, right)| (left - right).abs()).fold(0.0, f32::max)
+    };
+    assert!(largest(&beside, &within) < 1e-3, "{}", largest(&beside, &within));
+    assert!(largest(&beside, &base) > 0.1, "the adapter does something");
+    engine.set_adapter(None).unwrap();
+    assert_eq!(
+        engine.logits(&tokens).unwrap(),
+        base,
+        "taking it away restores the base bit for bit"
+    );
+}
+
+#[test]
+fn a_running_session_keeps_its_adapter_when_it_is_swapped() {
+    let Some(mut engine) = stories() else { return };
+    let prompt = prompt(&engine, "Once upon a time");
+    let undisturbed = engine.generate(&prompt, &options(12)).unwrap().tokens;
+    let mut session = engine.session(&prompt, &options(12)).unwrap();
+    while session.tokens().len() < 3 {
+        session.step().unwrap();
+    }
+    let strong = LoraAdapter {
+        alpha: 256.0,
+        ..adapter(engine.config(), 2)
+    };
+    engine.set_adapter(Some(&strong)).unwrap();
+    while !matches!(session.step().unwrap(), Step::Finished { .. }) {}
+    assert_eq!(session.tokens(), undisturbed);
+    assert_ne!(engine.generate(&prompt, &options(12)).unwrap().tokens, undisturbed);
+}
+
+#[test]
+fn an_adapter_that_does_not_fit_is_refused_and_changes_nothing() {
+    let Some(mut engine) = stories() else { return };
+    let good = adapter(engine.config(), 3);
+    type Damage = fn(&mut LoraAdapter);
+    let cases: [(Damage, &str); 6] = [
+        (|adapter| adapter.rank = 0, "the rank is 0"),
+        (
+            |adapter| adapter.rank = 5,
+            "layer 0 q_proj: A has 256 elements, expected 320",
+        ),
+        (|adapter| adapter.alpha = f32::NAN, "alpha is NaN"),
+        (
+            |adapter| adapter.factors.get_mut(&(1, Projection::Up)).unwrap().b[3] = f32::INFINITY,
+            "layer 1 up_proj: B has",
+        ),
+        (
+            |adapter| adapter.factors.get_mut(&(0, Projection::Key)).unwrap().d_out = 64,
+            "layer 0 k_proj: B",
+        ),
+        (
+            |adapter| {
+                let factors = adapter.factors[&(0, Projection::Key)].clone();
+                adapter.factors.insert((5, Projection::Key), factors);
+            },
+            "layer 5, and the decoder has 5",
+        ),
+    ];
+    for (damage, expected) in cases {
+        let mut bad = good.clone();
+        damage(&mut bad);
+        let error = engine.set_adapter(Some(&bad)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(engine.adapter.is_none());
+    }
+}
+
+#[test]
+fn generation_ends_at_its_limits() {
+    let Some(engine) = stories() else { return };
+    let start = prompt(&engine, "Once upon a time");
+    let stop = GenerationOptions {
+        stop: vec![" girl".into()],
+        ..options(80)
+    };
+    let stopped = engine.generate(&start, &stop).unwrap();
+    assert_eq!(
+        (stopped.text.as_str(), stopped.reason),
+        (", there was a little", FinishReason::StopString)
+    );
+    assert!(engine.generate(&start, &options(0)).unwrap().tokens.is_empty());
+    let full: Vec<u32> = start
+        .iter()
+        .copied()
+        .cycle()
+        .take(engine.config().context - 2)
+        .collect();
+    let generation = engine.generate(&full, &options(80)).unwrap();
+    assert_eq!(
+        (generation.tokens.len(), generation.reason),
+        (3, FinishReason::ContextFull)
+    );
+    assert_eq!(engine.session(&[], &options(1)).unwrap_err(), RunError::Empty);
+    let found = engine.config().context + 1;
+    let error = engine.session(&vec![1; found], &options(1)).unwrap_err();
+    assert_eq!(
+        error,
+        RunError::ContextExceeded {
+            found,
+            limit: found - 1
+        }
+    );
+    assert_eq!(
+        engine.logits(&[512]).unwrap_err(),
+        RunError::UnknownToken {
+            token: 512,
+            vocabulary: 512
+        }
+    );
+    let stops = GenerationOptions {
+        stop: vec!["x".into(); 17],
+        ..options(1)
+    };
+    assert_eq!(
+        engine.session(&start, &stops).unwrap_err(),
+        RunError::StopStrings { found: 17 }
+    );
+}
+
+#[test]
+fn a_seed_repeats_a_text_and_streams_do_not_disturb_each_other() {
+    let Some(engine) = stories() else { return };
+    let start = prompt(&engine, "Once upon a time");
+    let with_seed = |seed| GenerationOptions {
+        sampling: Sampling::from_temperature(1.0, 0.9, seed),
+        ..options(24)
+    };
+    let alone = engine.generate(&start, &with_seed(7)).unwrap();
+    assert_ne!(alone.tokens, engine.generate(&start, &with_seed(8)).unwrap().tokens);
+    let mut sessions = [7, 8].map(|seed| engine.session(&start, &with_seed(seed)).unwrap());
+    for _ in 0..40 {
+        for session in &mut sessions {
+            session.step().unwrap();
+        }
+    }
+    assert_eq!(sessions[0].tokens(), alone.tokens);
+    assert_eq!(sessions[0].confidence(), alone.confidence());
+}
+
+#[test]
+fn weights_that_are_not_the_decoders_are_refused_by_name() {
+    let Some(path) = test_data::find(test_data::STORIES) else {
+        return;
+    };
+    let file = std::fs::read(path).unwrap();
+    let renamed = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let mut changed = file.clone();
+        let at = changed
+            .windows(from.len())
+            .rposition(|window| window == from.as_bytes())
+            .unwrap();
+        changed[at..at + from.len()].copy_from_slice(to.as_bytes());
+        Engine::from_bytes(&changed).unwrap_err().to_string()
+    };
+    assert_eq!(
+        renamed("blk.3.ffn_up.weight", "blk.3.ffn_xx.weight"),
+        "tensor blk.3.ffn_up.weight is missing"
+    );
+    assert!(renamed("output.weight", "outptt.weight").contains("tensor outptt.weight is not part of"));
+    assert!(renamed("llama.block_count", "llama.block_coont").contains("llama.block_count is missing"));
+    assert!(
+        Engine::open(Path::new("/nonexistent.gguf"))
+            .unwrap_err()
+            .to_string()
+            .contains("/nonexistent.gguf")
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn attack_no_flipped_byte_of_a_header_makes_the_engine_panic(at in 0_usize..15_000, flip in 1_u8..=255) {
+        let Some(path) = test_data::find(test_data::STORIES) else { return Ok(()) };
+        let mut file = std::fs::read(path).unwrap();
+        file[at] ^= flip;
+        if let Ok(engine) = Engine::from_bytes(&file) {
+            let _ = engine.logits(&[1, 2, 3]);
+            let _ = engine.text_loss("Once upon");
+        }
+    }
+}

@@ -13,7 +13,7 @@ mod write;
 mod tests;
 
 pub use metadata::{Array, Metadata, MetadataError, Value, ValueKind};
-pub use read::{Gguf, GgufError};
+pub use read::{Gguf, GgufError, HeaderError};
 pub use tensor::{TensorInfo, TensorType};
 pub use write::{GgufWriter, TensorSpec, WriteError};
 

@@ -1,9 +1,13 @@
 //! The bounded reader.
 
 use std::collections::BTreeSet;
+use std::io::{self, Read as _};
 
 use super::{Array, DEFAULT_ALIGNMENT, MAGIC, Metadata, TensorInfo, TensorType, Value, ValueKind};
 use crate::limits;
+
+/// How much of a file is read before it is known how long its header is: enough for a model with 32,000 tokens.
+const FIRST_READ_BYTES: u64 = 1 << 20;
 
 /// Why bytes are not a GGUF file that can be used. `field` names the place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +69,17 @@ impl GgufError {
     }
 }
 
+/// Why a header could not be read from a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// The stream failed.
+    #[error("GGUF: reading failed")]
+    Io(#[from] io::Error),
+    /// The bytes are no GGUF file.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+}
+
 /// The header of a GGUF file: everything but the tensors' bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gguf {
@@ -104,6 +119,23 @@ impl Gguf {
             tensors,
             data_offset,
         })
+    }
+
+    /// Reads the header from the beginning of a file of `file_bytes` bytes, and no more of the file than it takes, but at most
+    /// [`limits::MAX_GGUF_HEADER_BYTES`].
+    pub fn read_header(file: &mut impl io::Read, file_bytes: u64) -> Result<Self, HeaderError> {
+        let mut prefix = Vec::new();
+        let mut wanted = FIRST_READ_BYTES;
+        loop {
+            let missing = wanted - prefix.len() as u64;
+            let read = io::Read::take(&mut *file, missing).read_to_end(&mut prefix)? as u64;
+            match Self::parse_header(&prefix, file_bytes) {
+                Err(error) if error.needs_more_bytes() && read == missing && wanted < limits::MAX_GGUF_HEADER_BYTES => {
+                    wanted = (wanted * 4).min(limits::MAX_GGUF_HEADER_BYTES);
+                }
+                parsed => return Ok(parsed?),
+            }
+        }
     }
 
     /// The tensor with this name.
