@@ -265,7 +265,7 @@ mod tests {
             fs::create_dir(&directory).unwrap();
             for (index, name) in FILES.into_iter().enumerate() {
                 fs::copy(saved_old.join(name), directory.join(name)).unwrap();
-                if step >= 3 + index + 1 {
+                if step > 3 + index {
                     fs::copy(saved_new.join(name), directory.join(name)).unwrap();
                 } else if step > index {
                     fs::copy(saved_new.join(name), staged(&directory, name)).unwrap();
