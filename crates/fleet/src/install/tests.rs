@@ -318,6 +318,25 @@ fn stale_and_unknown_events_are_answered_with_a_reason() {
     }
 }
 
+#[test]
+fn bytes_that_something_kept_still_needs_are_not_thrown_away() {
+    let mut state = running_one();
+    tell(&mut state, 300, assigned(2, 2));
+    settle(&mut state, 301);
+    tell(&mut state, 400, Event::Tick);
+    assert_eq!(state.previous, Some(install(1, 1)));
+    // On the way back to release 1, whose bytes are those of the release kept to go back to, another one is assigned.
+    tell(&mut state, 401, assigned(1, 3));
+    let actions = tell(&mut state, 402, assigned(3, 4));
+    assert!(
+        !actions.iter().any(|action| matches!(action, Action::Discard(_))),
+        "{actions:?}"
+    );
+    // The candidate that is given up now has bytes that nothing else needs.
+    let actions = tell(&mut state, 403, assigned(4, 5));
+    assert!(actions.contains(&Action::Discard(install(3, 4))), "{actions:?}");
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let stage = prop::sample::select(vec![
         Stage::Fetch,
