@@ -1,0 +1,116 @@
+//! The command line, parsed into values that cannot be wrong.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands;
+
+/// Runs small language models on a fleet of unlike devices, and lets the fleet improve them.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a gate, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "fieldfare", version, propagate_version = true)]
+pub struct CommandLine {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The fleet to talk to; the current context when not given (see `fieldfare context`).
+    #[arg(long, global = true, env = "FIELDFARE_CONTEXT")]
+    pub context: Option<String>,
+    /// Folder of the contexts.
+    #[arg(long, global = true, env = "FIELDFARE_CONFIG", hide = true)]
+    pub config: Option<std::path::PathBuf>,
+    /// How results are printed.
+    #[arg(long, short = 'o', global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// Seconds that a call may take.
+    #[arg(long, global = true, value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    #[arg(long, global = true, hide = true, env = "NO_COLOR", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    no_color: Option<String>,
+}
+
+impl Global {
+    /// Whether to colour: on a terminal, unless NO_COLOR is set (<https://no-color.org>).
+    pub fn colour(&self) -> bool {
+        self.no_color.is_none() && std::io::stderr().is_terminal()
+    }
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs: one JSON value on standard output.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Shows the whole of it on this machine: a fleet gets a model, uses it, improves it privately, and gets the better one.
+    Quickstart(Box<commands::quickstart::Arguments>),
+    /// The fleets that this command knows.
+    #[command(subcommand)]
+    Context(commands::context::Action),
+    /// One-time tokens with which devices, trainers and operators join.
+    #[command(subcommand)]
+    Token(commands::token::Action),
+    /// Enrolled machines.
+    #[command(subcommand, alias = "device")]
+    Devices(commands::devices::Action),
+    /// Trainers that claim imports and federated jobs.
+    #[command(subcommand, alias = "trainer")]
+    Trainers(commands::trainers::Action),
+    /// Signed versions of models.
+    #[command(subcommand, alias = "releases")]
+    Release(commands::release::Action),
+    /// Says which variant of a model a device would run, how fast, and why not a better one.
+    Plan(commands::plan::Arguments),
+    /// Puts a release on the devices that a selector matches.
+    Deploy(commands::deploy::Arguments),
+    /// A release moving through a deployment.
+    #[command(subcommand, alias = "rollouts")]
+    Rollout(commands::rollout::Action),
+    /// Federated jobs and imports.
+    #[command(subcommand, alias = "jobs")]
+    Job(commands::job::Action),
+    /// Prints the completions of a shell.
+    Completions(commands::completions::Arguments),
+}
+
+/// Seconds, as on the command line: more than 0, at most a day.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 86_400.0 => Ok(Duration::from_secs_f64(value)),
+        _ => Err("expected seconds, more than 0 and at most 86400".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn seconds_are_bounded() {
+        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
+        for text in ["0", "-1", "NaN", "inf", "x", "86401", ""] {
+            assert!(seconds(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! `fieldfare devices`: enrolled machines, what they run, and why.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use clap::Subcommand;
+use fieldfare_fleet::CapabilityProfile;
+use fieldfare_proto::v1;
+use serde::Serialize;
+
+use super::Session;
+use crate::clock;
+use crate::limits::PAGE_SIZE;
+use crate::output::{bytes, digest, note, rate, show, since, table};
+
+/// What to do with devices.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Lists the devices.
+    List {
+        /// Only those with these labels, for example `site=north,kind in (gateway,shelf)`.
+        #[arg(long, short = 'l', default_value = "")]
+        selector: String,
+    },
+    /// Shows one device.
+    Show {
+        /// Its id or name.
+        device: String,
+    },
+    /// Says why a device is, or is not, on its target.
+    Explain {
+        /// Its id or name.
+        device: String,
+    },
+    /// Lets a pending device in, after comparing the digest of its key.
+    Approve {
+        /// Its id or name.
+        device: String,
+    },
+    /// Shuts a device out for good, and cuts its session.
+    Revoke {
+        /// Its id or name.
+        device: String,
+        /// Why, for the record.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+#[derive(Serialize)]
+struct View {
+    id: String,
+    name: String,
+    standing: &'static str,
+    trust_tier: &'static str,
+    connected: bool,
+    last_heard_unix_ms: i64,
+    agent_version: String,
+    key_digest: String,
+    labels: BTreeMap<String, String>,
+    profile: Option<CapabilityProfile>,
+    running: Vec<Running>,
+}
+
+#[derive(Serialize)]
+struct Running {
+    deployment: String,
+    manifest_target: String,
+    variant: String,
+    weights_sha256: String,
+    adapter_sha256: String,
+    outcome: &'static str,
+    stage: &'static str,
+    obstacle: String,
+    tokens_per_second: Option<f64>,
+    confidence: Option<f64>,
+}
+
+impl View {
+    fn of(device: v1::Device) -> Self {
+        Self {
+            standing: match device.standing() {
+                v1::DeviceStanding::Pending => "pending",
+                v1::DeviceStanding::Enrolled => "enrolled",
+                v1::DeviceStanding::Revoked => "revoked",
+                v1::DeviceStanding::Unspecified => "unknown",
+            },
+            trust_tier: match device.trust_tier() {
+                v1::TrustTier::Attested => "attested",
+                v1::TrustTier::Unattested | v1::TrustTier::Unspecified => "unattested",
+            },
+            id: device.id,
+            name: device.name,
+            connected: device.connected,
+            last_heard_unix_ms: device.last_heard_unix_ms,
+            agent_version: device.agent_version,
+            key_digest: hex::encode(device.key_digest),
+            labels: device.labels,
+            profile: device.profile.and_then(|profile| profile.try_into().ok()),
+            running: device.running.into_iter().map(Running::of).collect(),
+        }
+    }
+}
+
+impl Running {
+    fn of(model: v1::ObservedModelSummary) -> Self {
+        Self {
+            outcome: outcome(model.outcome()),
+            stage: stage(model.stage()),
+            deployment: model.deployment,
+            manifest_target: model.manifest_target,
+            variant: model.variant,
+            weights_sha256: hex::encode(model.weights_sha256),
+            adapter_sha256: hex::encode(model.adapter_sha256),
+            obstacle: model.obstacle,
+            tokens_per_second: model.evidence.and_then(|evidence| evidence.tokens_per_second),
+            confidence: model.evidence.and_then(|evidence| evidence.confidence),
+        }
+    }
+}
+
+/// A device's outcome in words.
+pub fn outcome(outcome: v1::DeviceOutcome) -> &'static str {
+    match outcome {
+        v1::DeviceOutcome::Converged => "converged",
+        v1::DeviceOutcome::CannotConverge => "cannot converge",
+        v1::DeviceOutcome::NotHeardFrom => "not heard from",
+        v1::DeviceOutcome::Working => "working",
+        v1::DeviceOutcome::Unspecified => "unknown",
+    }
+}
+
+/// An installation's stage in words.
+pub fn stage(stage: v1::InstallStage) -> &'static str {
+    match stage {
+        v1::InstallStage::Fetch => "fetching",
+        v1::InstallStage::Verify => "verifying",
+        v1::InstallStage::Stage => "staging",
+        v1::InstallStage::WarmUp => "warming up",
+        v1::InstallStage::Probe => "probing",
+        v1::InstallStage::Switch => "switching",
+        v1::InstallStage::Confirm => "confirming",
+        v1::InstallStage::Unspecified => "",
+    }
+}
+
+/// All devices that a selector matches, page by page.
+///
+/// # Errors
+/// The selector is wrong, or what else the controller says.
+pub async fn list(session: &Session, selector: &str) -> Result<Vec<v1::Device>> {
+    let mut devices = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListDevicesRequest { selector: selector.to_owned(), page_size: PAGE_SIZE, page_token };
+        let page = session.client.call(request, |mut api, request| async move { api.list_devices(request).await }).await?;
+        devices.extend(page.devices);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(devices);
+        }
+    }
+}
+
+/// Does it.
+///
+/// # Errors
+/// What the controller says.
+pub async fn run(session: &Session, action: Action) -> Result<()> {
+    let (format, client) = (session.format, &session.client);
+    match action {
+        Action::List { selector } => {
+            let views: Vec<View> = list(session, &selector).await?.into_iter().map(View::of).collect();
+            show(format, &views, |views| overview(views))
+        }
+        Action::Show { device } => {
+            let request = v1::GetDeviceRequest { device };
+            let device = client.call(request, |mut api, request| async move { api.get_device(request).await }).await?;
+            show(format, &View::of(device), details)
+        }
+        Action::Explain { device } => explain(session, device).await,
+        Action::Approve { device } => {
+            let request = v1::ApproveDeviceRequest { device };
+            let device = client.call(request, |mut api, request| async move { api.approve_device(request).await }).await?;
+            show(format, &View::of(device), |view| format!("{} is enrolled", view.name))
+        }
+        Action::Revoke { device, reason } => {
+            let request = v1::RevokeDeviceRequest { device, reason };
+            let device = client.call(request, |mut api, request| async move { api.revoke_device(request).await }).await?;
+            note("its certificate is refused from now on, and its session is cut");
+            show(format, &View::of(device), |view| format!("{} is revoked", view.name))
+        }
+    }
+}
+
+fn overview(views: &[View]) -> String {
+    let now = clock::now();
+    table(
+        ["name", "device", "standing", "heard from", "release", "variant", "outcome"],
+        views.iter().map(|view| {
+            let running = view.running.first();
+            let heard = if view.connected { "connected".to_owned() } else { since(now, view.last_heard_unix_ms) };
+            [
+                view.name.clone(),
+                view.profile.as_ref().map(described).unwrap_or_default(),
+                view.standing.to_owned(),
+                heard,
+                running.map(|running| running.manifest_target.clone()).unwrap_or_default(),
+                running.map(|running| running.variant.clone()).unwrap_or_default(),
+                running.map(|running| running.outcome.to_owned()).unwrap_or_default(),
+            ]
+        }),
+    )
+}
+
+/// The kind of device; an emulated profile is called that wherever it is shown.
+pub fn described(profile: &CapabilityProfile) -> String {
+    match &profile.provenance {
+        fieldfare_fleet::Provenance::Measured => profile.device_model.clone(),
+        fieldfare_fleet::Provenance::Emulated { of } => format!("{of} (emulated)"),
+    }
+}
+
+fn details(view: &View) -> String {
+    let mut rows = vec![
+        ("id", view.id.clone()),
+        ("name", view.name.clone()),
+        ("standing", format!("{}, {}", view.standing, view.trust_tier)),
+        ("key", view.key_digest.clone()),
+        ("agent", view.agent_version.clone()),
+        ("labels", view.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")),
+    ];
+    if let Some(profile) = &view.profile {
+        rows.push(("device", described(profile)));
+        rows.push(("memory", format!("{}, of which models may use {}", profile.memory, profile.model_memory)));
+        rows.push(("bandwidth", profile.memory_bandwidth.to_string()));
+    }
+    for running in &view.running {
+        rows.push(("runs", format!("{} {} ({})", running.manifest_target, running.variant, running.outcome)));
+        rows.push(("weights", running.weights_sha256.clone()));
+        if !running.adapter_sha256.is_empty() {
+            rows.push(("adapter", running.adapter_sha256.clone()));
+        }
+        if !running.obstacle.is_empty() {
+            rows.push(("obstacle", running.obstacle.clone()));
+        }
+    }
+    rows.iter().map(|(name, value)| format!("{name:<10} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+#[derive(Serialize)]
+struct Explanation {
+    device: String,
+    connected: bool,
+    deployments: Vec<DeploymentExplanation>,
+}
+
+#[derive(Serialize)]
+struct DeploymentExplanation {
+    deployment: String,
+    code: String,
+    summary: String,
+    target_manifest: String,
+    target_variant: String,
+    variants: Vec<VariantView>,
+}
+
+/// One variant in a placement report.
+#[derive(Clone, Debug, Serialize)]
+pub struct VariantView {
+    /// Its name.
+    pub variant: String,
+    /// `chosen`, `eligible` or `refused`.
+    pub verdict: &'static str,
+    /// Why it is not chosen; empty when it is.
+    pub why: Vec<String>,
+    /// Predicted.
+    pub tokens_per_second: f64,
+    /// Weights, cache and working memory.
+    pub memory_bytes: u64,
+    /// Held-out loss, where it was measured.
+    pub loss_nats_per_token: Option<f64>,
+}
+
+impl VariantView {
+    /// The view of one entry.
+    pub fn of(placement: v1::VariantPlacement) -> Self {
+        use v1::variant_placement::Verdict;
+        let (verdict, why) = match placement.verdict {
+            Some(Verdict::Chosen(_)) => ("chosen", Vec::new()),
+            Some(Verdict::Eligible(eligible)) => ("eligible", vec![format!("{} is better", eligible.better)]),
+            Some(Verdict::Refused(refused)) => {
+                ("refused", refused.reasons.into_iter().map(|reason| reason.detail).collect())
+            }
+            None => ("unknown", Vec::new()),
+        };
+        Self {
+            variant: placement.variant,
+            verdict,
+            why,
+            tokens_per_second: placement.predicted_tokens_per_second,
+            memory_bytes: placement.memory_bytes,
+            loss_nats_per_token: placement.loss_nats_per_token,
+        }
+    }
+}
+
+async fn explain(session: &Session, device: String) -> Result<()> {
+    let request = v1::ExplainDeviceRequest { device };
+    let answer =
+        session.client.call(request, |mut api, request| async move { api.explain_device(request).await }).await?;
+    let device = answer.device.unwrap_or_default();
+    let view = Explanation {
+        device: device.name,
+        connected: device.connected,
+        deployments: answer
+            .deployments
+            .into_iter()
+            .map(|deployment| DeploymentExplanation {
+                deployment: deployment.deployment,
+                code: deployment.code,
+                summary: deployment.summary,
+                target_manifest: deployment.target_manifest,
+                target_variant: deployment.target_variant,
+                variants: deployment.placement.unwrap_or_default().variants.into_iter().map(VariantView::of).collect(),
+            })
+            .collect(),
+    };
+    show(session.format, &view, |view| {
+        if view.deployments.is_empty() {
+            return format!("{}: no deployment selects it", view.device);
+        }
+        view.deployments.iter().map(explained).collect::<Vec<_>>().join("\n\n")
+    })
+}
+
+fn explained(deployment: &DeploymentExplanation) -> String {
+    let variants = table(
+        ["variant", "verdict", "tokens/s", "memory", "why"],
+        deployment.variants.iter().map(|variant| {
+            [
+                variant.variant.clone(),
+                variant.verdict.to_owned(),
+                rate(variant.tokens_per_second),
+                bytes(variant.memory_bytes),
+                variant.why.join("; "),
+            ]
+        }),
+    );
+    let target = match deployment.target_variant.as_str() {
+        "" => "no variant fits".to_owned(),
+        variant => format!("{} {variant}", deployment.target_manifest),
+    };
+    format!("{}: {}\ntarget: {target}\n{variants}", deployment.deployment, deployment.summary)
+}
+
+/// The beginning of a digest given as bytes; empty for none.
+pub fn short(sha256: &[u8]) -> String {
+    digest(sha256)
+}
