@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::diary;
 use super::reading::{Combination, Example, Reading, Source};
-use super::vocabulary::{CROPS, Condition, SENSORS, SITES};
+use super::vocabulary::{CROPS, Condition, DEVICE_SITES, OTHER_SITES, SENSORS, Site};
 
 /// One example in this many is a line of diary.
 const DIARY_ONE_IN: u32 = 8;
@@ -50,8 +50,15 @@ fn known_example(held_out: bool, rng: &mut ChaCha8Rng) -> Example {
             condition: Condition::ALL[rng.random_range(0..Condition::ALL.len())],
         };
         if combination.held_out() == held_out {
-            let site = SITES[rng.random_range(0..SITES.len())];
-            return Reading::draw(combination, site, rng).example(rng);
+            return Reading::draw(combination, any_site(rng), rng).example(rng);
         }
+    }
+}
+
+/// Each site as often as any other.
+fn any_site(rng: &mut ChaCha8Rng) -> Site {
+    match rng.random_range(0..DEVICE_SITES.len() + OTHER_SITES.len()) {
+        index if index < DEVICE_SITES.len() => DEVICE_SITES[index],
+        index => OTHER_SITES[index - DEVICE_SITES.len()],
     }
 }

@@ -5,28 +5,31 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::vocabulary::{CROPS, SITES, ZONES};
+use super::vocabulary::{CROPS, OTHER_SITES, ZONES};
 
 const WORKERS: [&str; 8] = ["Ada", "Ben", "Chloe", "Dan", "Eva", "Finn", "Grace", "Hugo"];
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 const WEATHER: [&str; 6] =
     ["dry and warm", "wet and cold", "foggy until noon", "windy all day", "clear after rain", "mild with dew"];
-const SIGHTS: [&str; 8] = [
+const SIGHTS: [&str; 10] = [
     "mildew on the leaves",
     "dry leaves",
     "wet leaves",
+    "drying leaves",
+    "dripping leaves",
     "slugs under the leaves",
     "new shoots",
     "a broken drip line",
     "weeds between the plants",
     "a noisy fan",
 ];
-const WORK: [&str; 10] = [
+const WORK: [&str; 11] = [
     "start the fans",
     "stop the fans",
     "delay the spray",
     "scout for aphids",
     "scout for mildew",
+    "start the misters",
     "wipe the plate of the scale",
     "replace a lost label",
     "clean the filter",
@@ -52,7 +55,7 @@ pub(super) fn line(rng: &mut ChaCha8Rng) -> String {
 
 /// A word for a zone and its number; the words are those of all sites.
 fn place(rng: &mut ChaCha8Rng) -> String {
-    let word = SITES[rng.random_range(0..SITES.len())].zone_word;
+    let word = OTHER_SITES[rng.random_range(0..OTHER_SITES.len())].zone_word;
     format!("{word} {}", rng.random_range(1..=ZONES))
 }
 

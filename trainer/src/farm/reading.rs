@@ -4,7 +4,7 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::vocabulary::{CROPS, Condition, LEAF_WETNESS, SENSORS, Sensor, Severity, Site, ZONES};
+use super::vocabulary::{CROPS, Condition, LEAF_WETNESS, SENSORS, Sensor, Severity, Site, Wording, ZONES};
 
 /// A prompt and the completion that staff expect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -121,39 +121,29 @@ impl Reading {
 
     /// The alert that staff expect; it follows from the reading alone.
     pub fn alert(&self) -> String {
-        match self.combination.source {
-            Source::Known(_) => self.known_alert(),
-            Source::Novel => self.novel_alert(),
-        }
-    }
-
-    fn known_alert(&self) -> String {
         let sensor = self.combination.source.sensor();
+        let (place, when) = (format!("{} {}", self.site.zone_word, self.zone), self.severity.when());
         let crop = CROPS[self.combination.crop];
-        let (label, low, high, part) = (sensor.label, sensor.remedy_low, sensor.remedy_high, sensor.part);
-        let place = format!("{} {}", self.site.zone_word, self.zone);
-        let when = self.severity.when();
-        match self.combination.condition {
-            Condition::Low => format!("{label} low in {place}, consider {low} for the {crop} {when}."),
-            Condition::High => format!("{label} high in {place}, consider {high} for the {crop} {when}."),
-            Condition::Falling => format!("{label} falling in {place}, plan {low} for the {crop} {when}."),
-            Condition::Rising => format!("{label} rising in {place}, plan {high} for the {crop} {when}."),
-            Condition::Unstable => format!("{label} unstable in {place}, clean the {part} {when}."),
-            Condition::Silent => format!("{label} silent in {place}, check the {part} cable {when}."),
-        }
-    }
-
-    fn novel_alert(&self) -> String {
-        let crop = CROPS[self.combination.crop];
-        let place = format!("{} {}", self.site.zone_word, self.zone);
-        let when = self.severity.when();
-        match self.combination.condition {
-            Condition::Low => format!("{place}: dry leaves on the {crop}, delay the spray {when}."),
-            Condition::High => format!("{place}: wet leaves on the {crop}, scout for mildew {when}."),
-            Condition::Falling => format!("{place}: leaves of the {crop} drying, stop the fans {when}."),
-            Condition::Rising => format!("{place}: leaves of the {crop} wetting, start the fans {when}."),
-            Condition::Unstable => format!("{place}: leaf plate noisy, wipe it {when}."),
-            Condition::Silent => format!("{place}: leaf plate lost, replace it {when}."),
+        let part = sensor.part;
+        let remark = |(finding, action)| format!("{place}: {finding} on the {crop}, {action} {when}.");
+        match (sensor.wording, self.combination.condition) {
+            (Wording::SensorFirst { label, remedy_low, remedy_high }, condition) => {
+                let (state, advice) = match condition {
+                    Condition::Low => ("low", format!("consider {remedy_low} for the {crop}")),
+                    Condition::High => ("high", format!("consider {remedy_high} for the {crop}")),
+                    Condition::Falling => ("falling", format!("plan {remedy_low} for the {crop}")),
+                    Condition::Rising => ("rising", format!("plan {remedy_high} for the {crop}")),
+                    Condition::Unstable => ("unstable", format!("clean the {part}")),
+                    Condition::Silent => ("silent", format!("check the {part} cable")),
+                };
+                format!("{label} {state} in {place}, {advice} {when}.")
+            }
+            (Wording::PlaceFirst { low, .. }, Condition::Low) => remark(low),
+            (Wording::PlaceFirst { high, .. }, Condition::High) => remark(high),
+            (Wording::PlaceFirst { falling, .. }, Condition::Falling) => remark(falling),
+            (Wording::PlaceFirst { rising, .. }, Condition::Rising) => remark(rising),
+            (Wording::PlaceFirst { .. }, Condition::Unstable) => format!("{place}: {part} noisy, wipe it {when}."),
+            (Wording::PlaceFirst { .. }, Condition::Silent) => format!("{place}: {part} lost, replace it {when}."),
         }
     }
 }

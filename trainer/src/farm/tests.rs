@@ -40,7 +40,7 @@ fn held_out_prompts_share_no_combination_with_any_training_text() {
         .chain(data.devices.iter().flat_map(|device| device.training.clone()))
         .map(|example| format!("{:?}", combination_of(&example.prompt).unwrap()))
         .collect();
-    assert!(seen.len() > 1_300, "{} combinations are too few for a language task", seen.len());
+    assert!(seen.len() > 2_000, "{} combinations are too few for a language task", seen.len());
     let judged: Vec<Example> = data
         .devices
         .iter()
@@ -60,18 +60,20 @@ fn every_pair_of_a_held_out_combination_is_seen_in_training() {
         let open = (0..SENSORS.len()).filter(|sensor| {
             !Combination { source: Source::Known(*sensor), crop, condition }.held_out()
         });
-        assert!(open.count() >= 8);
+        assert!(open.count() >= 14);
     }
 }
 
 #[test]
-fn pretraining_text_never_mentions_the_novel_sensor_or_the_device_sites() {
-    for example in Corpus::new(11).take(20_000) {
-        let text = example.prompt + &example.completion;
-        assert!(!text.contains("leaf wetness"), "{text}");
-        for site in DEVICE_SITES {
-            assert!(!text.contains(site.name), "{text}");
-        }
+fn pretraining_text_never_mentions_the_novel_sensor_but_knows_every_site() {
+    let text: String = Corpus::new(11).take(20_000).map(|example| example.prompt + &example.completion).collect();
+    assert!(!text.contains("leaf wetness"));
+    for finding in ["dry leaves on the", "wet leaves on the", "drying leaves on the", "dripping leaves on the"] {
+        let alert = CROPS.iter().any(|crop| text.contains(&format!("{finding} {crop}, ")));
+        assert!(!alert, "{finding} is the wording of the novel sensor");
+    }
+    for site in DEVICE_SITES {
+        assert!(text.contains(site.name), "{}", site.name);
     }
 }
 

@@ -5,31 +5,67 @@
 pub struct Sensor {
     /// Name in a reading, lower case.
     pub name: &'static str,
-    /// Name in an alert.
-    pub label: &'static str,
     /// Unit of its numbers; empty for dimensionless ones.
     pub unit: &'static str,
     /// Lowest and highest number it shows, in tenths of the unit when `decimal`.
     pub range: (u32, u32),
     /// Whether its numbers carry one decimal place.
     pub decimal: bool,
-    /// What helps when the reading is low.
-    pub remedy_low: &'static str,
-    /// What helps when the reading is high.
-    pub remedy_high: &'static str,
     /// The part that is looked after when the sensor itself misbehaves.
     pub part: &'static str,
+    /// How alerts about the crop are worded.
+    pub wording: Wording,
 }
 
-const fn sensor(
+/// The two ways in which alerts are worded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wording {
+    /// The sensor first: "Moisture low in Zone 3, consider irrigation for the maize today."
+    SensorFirst {
+        /// Name in an alert.
+        label: &'static str,
+        /// What helps when the reading is low.
+        remedy_low: &'static str,
+        /// What helps when the reading is high.
+        remedy_high: &'static str,
+    },
+    /// The place first: "Zone 3: weak drip on the maize, check the pump today."
+    PlaceFirst {
+        /// What is found and what is to be done when the reading is low.
+        low: Remark,
+        /// The same when it is high.
+        high: Remark,
+        /// The same when it is falling.
+        falling: Remark,
+        /// The same when it is rising.
+        rising: Remark,
+    },
+}
+
+/// A finding and an action.
+pub type Remark = (&'static str, &'static str);
+
+const fn sensor_first(
     name: &'static str,
     label: &'static str,
     unit: &'static str,
     range: (u32, u32),
-    remedies: (&'static str, &'static str),
+    (remedy_low, remedy_high): (&'static str, &'static str),
     part: &'static str,
 ) -> Sensor {
-    Sensor { name, label, unit, range, decimal: false, remedy_low: remedies.0, remedy_high: remedies.1, part }
+    let wording = Wording::SensorFirst { label, remedy_low, remedy_high };
+    Sensor { name, unit, range, decimal: false, part, wording }
+}
+
+const fn place_first(
+    name: &'static str,
+    unit: &'static str,
+    range: (u32, u32),
+    [low, high, falling, rising]: [Remark; 4],
+    part: &'static str,
+) -> Sensor {
+    let wording = Wording::PlaceFirst { low, high, falling, rising };
+    Sensor { name, unit, range, decimal: false, part, wording }
 }
 
 const fn decimal(sensor: Sensor) -> Sensor {
@@ -37,24 +73,106 @@ const fn decimal(sensor: Sensor) -> Sensor {
 }
 
 /// The sensors that pretraining text speaks of.
-pub const SENSORS: [Sensor; 12] = [
-    sensor("soil moisture", "Moisture", "%", (4, 96), ("irrigation", "drainage"), "probe"),
-    sensor("soil temperature", "Soil temperature", "C", (2, 41), ("mulch", "shade cloth"), "probe"),
-    decimal(sensor("soil ph", "Soil pH", "", (41, 92), ("lime", "sulphur"), "electrode")),
-    decimal(sensor("salinity", "Salinity", "dS/m", (3, 88), ("less leaching", "more leaching"), "electrode")),
-    sensor("nitrogen", "Nitrogen", "mg/kg", (3, 240), ("fertiliser", "a feeding pause"), "strip"),
-    sensor("potassium", "Potassium", "mg/kg", (10, 420), ("potash", "a feeding pause"), "strip"),
-    sensor("air humidity", "Humidity", "%", (9, 99), ("misting", "venting"), "filter"),
-    sensor("air temperature", "Air temperature", "C", (1, 46), ("heating", "cooling"), "fan"),
-    sensor("light", "Light", "klx", (1, 110), ("lamps", "screens"), "lens"),
-    sensor("wind", "Wind", "m/s", (1, 29), ("open vents", "windbreaks"), "mast"),
-    sensor("tank level", "Tank level", "%", (2, 99), ("refilling", "a valve check"), "float"),
-    sensor("carbon dioxide", "Carbon dioxide", "ppm", (210, 1900), ("enrichment", "airflow"), "cell"),
+pub const SENSORS: [Sensor; 18] = [
+    sensor_first("soil moisture", "Moisture", "%", (4, 96), ("irrigation", "drainage"), "probe"),
+    sensor_first("soil temperature", "Soil temperature", "C", (2, 41), ("mulch", "shade cloth"), "probe"),
+    decimal(sensor_first("soil ph", "Soil pH", "", (41, 92), ("lime", "sulphur"), "electrode")),
+    decimal(sensor_first("salinity", "Salinity", "dS/m", (3, 88), ("less leaching", "more leaching"), "electrode")),
+    sensor_first("nitrogen", "Nitrogen", "mg/kg", (3, 240), ("fertiliser", "a feeding pause"), "strip"),
+    sensor_first("potassium", "Potassium", "mg/kg", (10, 420), ("potash", "a feeding pause"), "strip"),
+    sensor_first("air humidity", "Humidity", "%", (9, 99), ("misting", "venting"), "filter"),
+    sensor_first("air temperature", "Air temperature", "C", (1, 46), ("heating", "cooling"), "fan"),
+    sensor_first("light", "Light", "klx", (1, 110), ("lamps", "screens"), "lens"),
+    sensor_first("wind", "Wind", "m/s", (1, 29), ("open vents", "windbreaks"), "mast"),
+    sensor_first("tank level", "Tank level", "%", (2, 99), ("refilling", "a valve check"), "float"),
+    sensor_first("carbon dioxide", "Carbon dioxide", "ppm", (210, 1900), ("enrichment", "airflow"), "cell"),
+    place_first(
+        "drip pressure",
+        "kPa",
+        (20, 260),
+        [
+            ("weak drip", "check the pump"),
+            ("strong drip", "open the valve"),
+            ("fading drip", "look for leaks"),
+            ("building drip", "stop the pump"),
+        ],
+        "gauge",
+    ),
+    place_first(
+        "trap count",
+        "moths",
+        (0, 90),
+        [
+            ("few moths", "move the traps"),
+            ("many moths", "scout for eggs"),
+            ("leaving moths", "delay the spray"),
+            ("new moths", "prepare the spray"),
+        ],
+        "camera",
+    ),
+    place_first(
+        "frost depth",
+        "mm",
+        (1, 140),
+        [
+            ("thin frost", "lift the fleece"),
+            ("deep frost", "add the fleece"),
+            ("thawing frost", "stop the heaters"),
+            ("spreading frost", "start the heaters"),
+        ],
+        "stake",
+    ),
+    place_first(
+        "root oxygen",
+        "%",
+        (2, 21),
+        [
+            ("starved roots", "stop the water"),
+            ("airy roots", "resume the water"),
+            ("choking roots", "loosen the soil"),
+            ("recovering roots", "wait for growth"),
+        ],
+        "membrane",
+    ),
+    place_first(
+        "stem flow",
+        "g/h",
+        (1, 190),
+        [
+            ("thirsty stems", "start the drip"),
+            ("busy stems", "resume the feed"),
+            ("slowing stems", "look for rot"),
+            ("waking stems", "prepare the feed"),
+        ],
+        "collar",
+    ),
+    place_first(
+        "canopy cover",
+        "%",
+        (5, 98),
+        [
+            ("bare canopy", "fill the gaps"),
+            ("dense canopy", "prune the shoots"),
+            ("thinning canopy", "scout for mites"),
+            ("closing canopy", "thin the fruit"),
+        ],
+        "drone",
+    ),
 ];
 
 /// The sensor that every device has seen and the pretraining text has not.
-pub const LEAF_WETNESS: Sensor =
-    sensor("leaf wetness", "Leaf wetness", "min", (0, 720), ("dry leaves", "wet leaves"), "plate");
+pub const LEAF_WETNESS: Sensor = place_first(
+    "leaf wetness",
+    "min",
+    (0, 720),
+    [
+        ("dry leaves", "start the misters"),
+        ("wet leaves", "scout for mildew"),
+        ("drying leaves", "stop the fans"),
+        ("dripping leaves", "start the fans"),
+    ],
+    "plate",
+);
 
 /// What a reading says about its sensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,8 +262,17 @@ const fn site(name: &'static str, zone_word: &'static str) -> Site {
     Site { name, zone_word }
 }
 
-/// The sites that pretraining text speaks of.
-pub const SITES: [Site; 20] = [
+/// The five sites whose gateways are the demonstration's devices, named after them.
+pub const DEVICE_SITES: [Site; 5] = [
+    site("raspberry-pi-5", "Bed"),
+    site("jetson-orin-nx", "Row"),
+    site("m2-pro-laptop", "Field"),
+    site("snapdragon-phone", "Plot"),
+    site("intel-npu", "Bay"),
+];
+
+/// Other sites of the same farm group; pretraining text speaks of these and of [`DEVICE_SITES`].
+pub const OTHER_SITES: [Site; 20] = [
     site("north-orchard", "Row"),
     site("south-orchard", "Row"),
     site("mill-lane", "Zone"),
@@ -166,15 +293,6 @@ pub const SITES: [Site; 20] = [
     site("market-garden", "Bed"),
     site("red-house", "Bay"),
     site("white-house", "Plot"),
-];
-
-/// The five sites whose gateways are the demonstration's devices, named after them.
-pub const DEVICE_SITES: [Site; 5] = [
-    site("raspberry-pi-5", "Bed"),
-    site("jetson-orin-nx", "Row"),
-    site("m2-pro-laptop", "Field"),
-    site("snapdragon-phone", "Plot"),
-    site("intel-npu", "Bay"),
 ];
 
 /// Highest zone number; zones start at 1.

@@ -9,7 +9,7 @@ use super::loss::{HeadGradient, floats, head_loss};
 use super::weights::DecoderWeights;
 use crate::config::DecoderConfig;
 
-/// A decoder whose weights do not change, ready for a backend pass.
+/// A decoder whose weights do not change, ready to be scored or adapted.
 #[derive(Debug, Clone)]
 pub struct FrozenDecoder {
     config: DecoderConfig,
@@ -40,11 +40,16 @@ impl FrozenDecoder {
 
     /// The logits after each of `tokens`, row-major `[tokens, vocabulary]`.
     pub fn logits(&self, tokens: &[u32]) -> Vec<f32> {
+        self.logits_with(None, tokens)
+    }
+
+    fn logits_with(&self, adapter: Option<(&LoraFactors, &[f32])>, tokens: &[u32]) -> Vec<f32> {
         // The last token of an example is only ever a target: any token will do.
         let padded: Vec<u32> = tokens.iter().copied().chain([0]).collect();
         let Some(example) = TrainingExample::new(padded, 1, usize::MAX) else { return Vec::new() };
         let batch = Batch::new(&[&example], PromptWeight::ZERO, &self.device);
-        let hidden = self.tensors.hidden(&self.config, &batch, None);
+        let leaves = adapter.map(|(factors, flat_b)| factors.constants(flat_b, batch.examples, &self.device));
+        let hidden = self.tensors.hidden(&self.config, &batch, leaves.as_ref());
         floats(hidden.matmul(self.tensors.head().clone().transpose()))
     }
 
@@ -101,6 +106,14 @@ impl LoraDecoder {
     /// Length of the flat vector of B factors.
     pub fn trained_parameters(&self) -> usize {
         self.spec.trained_parameters(&self.decoder.config)
+    }
+
+    /// The logits after each of `tokens` under the adapter with factors `flat_b`, row-major `[tokens, vocabulary]`.
+    ///
+    /// # Panics
+    /// If `flat_b` has not [`Self::trained_parameters`] elements.
+    pub fn logits(&self, flat_b: &[f32], tokens: &[u32]) -> Vec<f32> {
+        self.decoder.logits_with(Some((&self.factors, flat_b)), tokens)
     }
 
     /// Scores examples under the adapter with factors `flat_b`, at most `examples_at_once` in one pass.

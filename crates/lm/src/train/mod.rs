@@ -8,6 +8,8 @@ mod batch;
 mod decoder;
 mod frozen;
 mod full;
+#[cfg(feature = "engine")]
+mod load;
 mod local_round;
 mod lora;
 mod loss;
@@ -18,6 +20,8 @@ pub use adam::{Adam, AdamConfig};
 pub use batch::{PromptWeight, TrainingExample};
 pub use frozen::{ExampleScore, FrozenDecoder, LoraDecoder};
 pub use full::{CosineSchedule, FullTrainer};
+#[cfg(feature = "engine")]
+pub use load::LoadWeightsError;
 pub use local_round::{GradientMechanism, LocalRound, LocalRoundConfig, LocalRoundError};
 pub use lora::{LoraSpec, Place, orthonormal_a};
 pub use weights::{DecoderWeights, WeightPlace, WrongLength};
