@@ -173,7 +173,7 @@ pub fn read(model: &[u8], config_json: Option<&str>, config: &DecoderConfig) -> 
     check_size(MODEL_FILE, model.len(), limits::MAX_ADAPTER_BYTES)?;
     let peft_config = read_config(model, config_json)?;
     let tensors = SafeTensors::deserialize(model).map_err(AdapterError::Safetensors)?;
-    let mut halves: BTreeMap<Site, (Option<Vec<f32>>, Option<Vec<f32>>)> = BTreeMap::new();
+    let mut halves: BTreeMap<Site, Halves> = BTreeMap::new();
     for (name, view) in tensors.iter() {
         let (layer, projection, factor) =
             parse_name(name).ok_or_else(|| AdapterError::UnknownTensor { name: name.to_owned() })?;
@@ -187,10 +187,10 @@ pub fn read(model: &[u8], config_json: Option<&str>, config: &DecoderConfig) -> 
         let (d_in, d_out) = projection.shape(config);
         let entry = halves.entry((layer, projection)).or_default();
         match factor {
-            Factor::A => entry.0 = Some(read_tensor(name, &view, [peft_config.r, d_in])?),
+            Factor::A => entry.a = Some(read_tensor(name, &view, [peft_config.r, d_in])?),
             Factor::B => {
                 let rows = read_tensor(name, &view, [d_out, peft_config.r])?;
-                entry.1 = Some(permute_rows_from_hf(&rows, peft_config.r, projection, config));
+                entry.b = Some(permute_rows_from_hf(&rows, peft_config.r, projection, config));
             }
         }
     }
@@ -203,13 +203,20 @@ pub fn read(model: &[u8], config_json: Option<&str>, config: &DecoderConfig) -> 
     Ok(adapter)
 }
 
+/// The factors of one site that the file has shown so far.
+#[derive(Default)]
+struct Halves {
+    a: Option<Vec<f32>>,
+    b: Option<Vec<f32>>,
+}
+
 fn pair_up(
-    halves: BTreeMap<Site, (Option<Vec<f32>>, Option<Vec<f32>>)>,
+    halves: BTreeMap<Site, Halves>,
     config: &DecoderConfig,
 ) -> Result<BTreeMap<Site, LoraFactors>, AdapterError> {
     let mut factors = BTreeMap::new();
     for ((layer, projection), pair) in halves {
-        let (Some(a), Some(b)) = pair else {
+        let Halves { a: Some(a), b: Some(b) } = pair else {
             return Err(AdapterError::HalfPair { layer, projection });
         };
         let (d_in, d_out) = projection.shape(config);

@@ -151,7 +151,7 @@ fn python_method(state: &State<'_, '_>, value: &Value, method: &str, args: &[Val
         "startswith" => Value::from(text.starts_with(&*from_args::<(String,)>(args)?.0)),
         "endswith" => Value::from(text.ends_with(&*from_args::<(String,)>(args)?.0)),
         "upper" | "lower" | "capitalize" | "title" | "replace" => {
-            state.apply_filter(method, &[&[value.clone()], args].concat())?
+            state.apply_filter(method, &[std::slice::from_ref(value), args].concat())?
         }
         "split" => split(text, args)?,
         _ => return Err(Error::from(ErrorKind::UnknownMethod)),
@@ -169,7 +169,7 @@ fn split(text: &str, args: &[Value]) -> Result<Value, Error> {
 
 fn map_method(state: &State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match method {
-        "items" => state.apply_filter("items", &[value.clone()]),
+        "items" => state.apply_filter("items", std::slice::from_ref(value)),
         "keys" => Ok(value.try_iter()?.collect()),
         "get" => {
             let (key, default): (Value, Option<Value>) = from_args(args)?;
