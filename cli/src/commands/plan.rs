@@ -1,0 +1,310 @@
+//! `fieldfare plan`: which variant of a model a device would run, at what speed, and why not a better one.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use fieldfare_fleet::placement::{Correction, PlacementReport, Requirements, place};
+use fieldfare_fleet::{
+    Architecture, ByteSize, CapabilityProfile, Capacity, FeedForward, TokensPerSecond, TrustTier, known_model,
+    known_models, reference_profile, reference_profiles,
+};
+use fieldfare_lm::config::DecoderConfig;
+use fieldfare_lm::gguf::Gguf;
+use fieldfare_proto::v1;
+use serde::Serialize;
+
+use super::Session;
+use super::devices::{VariantView, described};
+use crate::args::Global;
+use crate::exit::Advice;
+use crate::limits::MAX_GGUF_HEADER;
+use crate::output::{bytes, rate, show, table};
+
+/// Arguments of `fieldfare plan`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// A known model (tinyllama-1.1b, phi-2, mistral-7b-instruct, llama-2-7b; all of them when nothing is named), or a GGUF file.
+    model: Option<String>,
+    /// Plan a published release for the fleet's own devices instead: MODEL, or MODEL:N.
+    #[arg(long, conflicts_with_all = ["model", "profile"])]
+    release: Option<String>,
+    /// Which of the fleet's devices, with --release.
+    #[arg(long, short = 'l', default_value = "", requires = "release")]
+    selector: String,
+    /// One device: a reference profile by name, or a JSON file as `fieldfare-agent profile --output json` prints it. The five
+    /// reference profiles when not given.
+    #[arg(long)]
+    profile: Vec<String>,
+    /// Memory that each device's owner lets the model use, for example 4GiB; as the profile says when not given.
+    #[arg(long, value_parser = size)]
+    model_memory: Option<ByteSize>,
+    #[command(flatten)]
+    needs: Needs,
+}
+
+/// What a deployment asks of a variant.
+#[derive(Clone, Debug, Args)]
+pub struct Needs {
+    /// Slowest speed that will do.
+    #[arg(long, default_value_t = 1.0)]
+    pub min_tokens_per_second: f64,
+    /// Tokens of context.
+    #[arg(long, default_value_t = 512)]
+    pub context_tokens: u32,
+    /// Most memory that a variant may use, for example 2GiB; the device's own limit alone when not given.
+    #[arg(long, value_parser = size)]
+    pub max_memory: Option<ByteSize>,
+}
+
+impl Needs {
+    /// The domain's requirements.
+    ///
+    /// # Errors
+    /// The speed is no speed.
+    pub fn requirements(&self) -> Result<Requirements> {
+        Ok(Requirements {
+            min_tokens_per_second: TokensPerSecond::new(self.min_tokens_per_second).context("--min-tokens-per-second")?,
+            context: self.context_tokens,
+            max_memory: self.max_memory,
+            max_loss: None,
+        })
+    }
+}
+
+/// A size on the command line: bytes, or with a unit of 1024 (`KiB`, `MiB`, `GiB`) or 1000 (`kB`, `MB`, `GB`).
+pub fn size(text: &str) -> Result<ByteSize, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(format!("{text:?} is no size; expected bytes, or a number with kB, MB, GB, KiB, MiB or GiB")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no size; expected for example 4GiB"))?;
+    let value = number * factor as f64;
+    if value > fieldfare_fleet::limits::MAX_DISK_BYTES as f64 {
+        return Err(format!("{text:?} is more than any machine has"));
+    }
+    Ok(ByteSize::new(value as u64))
+}
+
+#[derive(Serialize)]
+struct Plan {
+    model: String,
+    source: String,
+    devices: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    device: String,
+    model_memory_bytes: u64,
+    chosen: Option<String>,
+    tokens_per_second: Option<f64>,
+    bounded_by: Option<String>,
+    variants: Vec<VariantView>,
+}
+
+/// Does it.
+///
+/// # Errors
+/// The model is unknown, the file is no GGUF that this version reads, or a profile is impossible.
+pub async fn run(global: &Global, arguments: Arguments) -> Result<()> {
+    let plans = match &arguments.release {
+        Some(release) => vec![of_fleet(&Session::open(global).await?, release, &arguments).await?],
+        None => of_profiles(&arguments)?,
+    };
+    show(global.output, &plans, |plans| plans.iter().map(text).collect::<Vec<_>>().join("\n\n"))
+}
+
+fn of_profiles(arguments: &Arguments) -> Result<Vec<Plan>> {
+    let profiles = profiles(&arguments.profile, arguments.model_memory)?;
+    let requirements = arguments.needs.requirements()?;
+    let models = match arguments.model.as_deref() {
+        None => known_models().into_iter().map(|known| (known.name.to_owned(), known.source.to_owned(), known.architecture)).collect(),
+        Some(name) => match known_model(name) {
+            Some(known) => vec![(known.name.to_owned(), known.source.to_owned(), known.architecture)],
+            None => vec![of_file(Path::new(name))?],
+        },
+    };
+    Ok(models
+        .into_iter()
+        .map(|(model, source, architecture)| {
+            let variants = architecture.variants();
+            let devices = profiles.iter().map(|profile| {
+                let capacity = Capacity::of(profile, TrustTier::Unattested);
+                row(profile, &place(&capacity, &variants, &requirements, Correction::NONE))
+            });
+            Plan { model, source, devices: devices.collect() }
+        })
+        .collect())
+}
+
+fn profiles(named: &[String], model_memory: Option<ByteSize>) -> Result<Vec<CapabilityProfile>> {
+    let mut profiles = match named {
+        [] => reference_profiles(),
+        named => named.iter().map(|name| profile(name)).collect::<Result<Vec<_>>>()?,
+    };
+    for profile in &mut profiles {
+        if let Some(memory) = model_memory {
+            profile.model_memory = memory.min(profile.memory);
+        }
+        profile.validate().with_context(|| format!("the profile {:?}", profile.device_model))?;
+    }
+    Ok(profiles)
+}
+
+fn profile(name: &str) -> Result<CapabilityProfile> {
+    if let Some(profile) = reference_profile(name) {
+        return Ok(profile);
+    }
+    let names = || reference_profiles().iter().map(|profile| profile.device_model.clone()).collect::<Vec<_>>().join(", ");
+    let bytes = std::fs::read(name).map_err(|error| {
+        let next = format!("name a JSON file, or one of {}", names());
+        anyhow::Error::from(error).context(Advice::new(format!("{name:?} is no reference profile and no file"), next))
+    })?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{name}: expected a capability profile as JSON"))
+}
+
+/// The size of a model, from the header of a GGUF file alone.
+fn of_file(path: &Path) -> Result<(String, String, Architecture)> {
+    let file = File::open(path).map_err(|error| {
+        let names = known_models().iter().map(|model| model.name).collect::<Vec<_>>().join(", ");
+        let what = format!("{:?} is no known model and no file", path.display());
+        anyhow::Error::from(error).context(Advice::new(what, format!("name a GGUF file, or one of {names}")))
+    })?;
+    let length = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
+    let mut header = Vec::new();
+    file.take(MAX_GGUF_HEADER as u64).read_to_end(&mut header).with_context(|| format!("reading {}", path.display()))?;
+    let gguf = Gguf::from_header(&header, length).with_context(|| format!("{} is no GGUF that can be planned", path.display()))?;
+    let config = DecoderConfig::from_gguf(&gguf).with_context(|| format!("{}", path.display()))?;
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok((name, path.display().to_string(), architecture(&config, &gguf)?))
+}
+
+fn architecture(config: &DecoderConfig, gguf: &Gguf) -> Result<Architecture> {
+    let number = |name: &str, value: usize| u32::try_from(value).with_context(|| format!("`{name}` of the model is {value}"));
+    let vectors = gguf.tensors().iter().filter(|tensor| tensor.shape.len() == 1);
+    Ok(Architecture {
+        layers: number("layers", config.layers)?,
+        hidden: number("width", config.width)?,
+        feed_forward: number("feed_forward", config.feed_forward)?,
+        feed_forward_kind: FeedForward::Gated,
+        heads: number("heads", config.heads)?,
+        kv_heads: number("kv_heads", config.kv_heads)?,
+        vocabulary: number("vocabulary", config.vocabulary)?,
+        context: number("context", config.context)?,
+        vector_params: vectors.map(fieldfare_lm::gguf::TensorInfo::elements).sum(),
+    })
+}
+
+fn row(profile: &CapabilityProfile, report: &PlacementReport) -> Row {
+    let choice = report.choice();
+    Row {
+        device: described(profile),
+        model_memory_bytes: profile.model_memory.get(),
+        chosen: choice.map(|variant| variant.name.to_string()),
+        tokens_per_second: choice.map(|variant| variant.prediction.tokens_per_second.get()),
+        bounded_by: choice.map(|variant| variant.prediction.bottleneck.to_string()),
+        variants: v1::PlacementReport::from(report).variants.into_iter().map(VariantView::of).collect(),
+    }
+}
+
+/// Where each of the fleet's devices would run a release.
+///
+/// # Errors
+/// What the controller says.
+pub async fn placements(
+    session: &Session,
+    manifest_target: &str,
+    selector: &str,
+    requirements: &Requirements,
+) -> Result<Vec<v1::DevicePlacement>> {
+    let request = v1::PlanPlacementRequest {
+        manifest_target: manifest_target.to_owned(),
+        selector: selector.to_owned(),
+        requirements: Some(requirements.into()),
+    };
+    let answer = session.client.call(request, |mut api, request| async move { api.plan_placement(request).await });
+    Ok(answer.await?.devices)
+}
+
+async fn of_fleet(session: &Session, release: &str, arguments: &Arguments) -> Result<Plan> {
+    let release = super::release::get(session, release).await?;
+    let requirements = arguments.needs.requirements()?;
+    let placements = placements(session, &release.manifest_target, &arguments.selector, &requirements).await?;
+    if placements.is_empty() {
+        bail!(Advice::new("no enrolled device matches the selector", "`fieldfare devices list` shows their labels"));
+    }
+    let devices = placements.into_iter().map(|placement| {
+        let report = placement.report.unwrap_or_default();
+        let profile = placement.profile.and_then(|profile| CapabilityProfile::try_from(profile).ok());
+        let chosen = report.variants.iter().find(|variant| variant.variant == report.chosen);
+        Row {
+            device: match &profile {
+                Some(profile) => format!("{}: {}", placement.name, described(profile)),
+                None => placement.name,
+            },
+            model_memory_bytes: profile.as_ref().map_or(0, |profile| profile.model_memory.get()),
+            chosen: chosen.map(|variant| variant.variant.clone()),
+            tokens_per_second: chosen.map(|variant| variant.predicted_tokens_per_second),
+            bounded_by: chosen.map(|variant| variant.bottleneck.clone()),
+            variants: report.variants.into_iter().map(VariantView::of).collect(),
+        }
+    });
+    Ok(Plan { model: release.model, source: release.manifest_target, devices: devices.collect() })
+}
+
+fn text(plan: &Plan) -> String {
+    let rows = table(
+        ["device", "model may use", "runs", "tokens/s", "bounded by", "not"],
+        plan.devices.iter().map(|row| {
+            let refused = row.variants.iter().filter(|variant| variant.verdict == "refused");
+            let reasons: Vec<String> = refused.map(|variant| format!("{}: {}", variant.variant, variant.why.join("; "))).collect();
+            [
+                row.device.clone(),
+                bytes(row.model_memory_bytes),
+                row.chosen.clone().unwrap_or_else(|| "nothing".to_owned()),
+                row.tokens_per_second.map(rate).unwrap_or_default(),
+                row.bounded_by.clone().unwrap_or_default(),
+                reasons.join("\n"),
+            ]
+        }),
+    );
+    format!("{} ({})\n{rows}", plan.model, plan.source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("7", 7), ("4GiB", 4 << 30), ("1.5MiB", 3 << 19), ("2 MB", 2_000_000), ("1kB", 1000)] {
+            assert_eq!(size(text), Ok(ByteSize::new(bytes)), "{text}");
+        }
+        for text in ["", "GiB", "4 tons", "-1", "1e9", "9999999999GiB"] {
+            assert!(size(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_model_says_what_is_one() {
+        let error = of_file(Path::new("/nowhere/llama-9")).unwrap_err();
+        assert!(error.downcast_ref::<Advice>().unwrap().next.contains("tinyllama-1.1b"), "{error:?}");
+    }
+
+    #[test]
+    fn an_impossible_memory_is_cut_to_the_machine() {
+        let profiles = profiles(&["raspberry-pi-5".to_owned()], Some(ByteSize::from_gib(64))).unwrap();
+        assert_eq!(profiles[0].model_memory, profiles[0].memory);
+    }
+}
