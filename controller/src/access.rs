@@ -1,11 +1,12 @@
 //! Who may call what: decided here, by the role that the caller's certificate names, and nowhere else.
 
 use fieldfare_fleet::{DeviceId, TenantName, TrainerName};
+use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::DeviceStanding;
 use fieldfare_tls::{LeafCertificate, OperatorName, PeerIdentity, Principal, Role, TrustDomain};
 use tonic::Extensions;
 
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Records};
 use crate::refusal::Refusal;
 
 /// The tenant that this process serves. The tenant of a call is that of its credential, and no other is let in.
@@ -107,13 +108,27 @@ impl Access {
 
 /// Whether a device may take part, by the registry's copy in memory; the deny-list cuts its connections besides.
 pub fn is_enrolled(id: DeviceId, mirror: &Mirror) -> Result<(), Refusal> {
-    let standing = mirror.read().devices.get(&id).map(fieldfare_proto::v1::DeviceRecord::standing);
+    is_enrolled_in(id, &mirror.read())
+}
+
+/// As [`is_enrolled`], where the copy is being read already.
+pub fn is_enrolled_in(id: DeviceId, records: &Records) -> Result<(), Refusal> {
+    let standing = records.devices.get(&id).map(fieldfare_proto::v1::DeviceRecord::standing);
     match standing {
         Some(DeviceStanding::Enrolled) => Ok(()),
         Some(DeviceStanding::Pending) => Err(Refusal::Forbidden(format!("device {id} waits for approval"))),
         Some(DeviceStanding::Revoked) => Err(Refusal::Forbidden(format!("device {id} is revoked"))),
         Some(DeviceStanding::Unspecified) | None => Err(Refusal::Forbidden(format!("device {id} is not registered"))),
     }
+}
+
+/// Whether a peer's version of the protocol is understood: this one, the one before, and every later one, which speaks ours.
+pub fn check_protocol(field: &str, version: u32) -> Result<(), Refusal> {
+    let oldest = PROTOCOL_VERSION.saturating_sub(1).max(1);
+    if version >= oldest {
+        return Ok(());
+    }
+    Err(Refusal::invalid(field, format!("is {version}, expected {oldest} to {PROTOCOL_VERSION}")))
 }
 
 fn peer(extensions: &Extensions) -> Result<&PeerIdentity, Refusal> {

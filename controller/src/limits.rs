@@ -73,7 +73,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub const REPLICA_LEASE: Duration = Duration::from_secs(15);
 
 /// Time to live of a trainer's claim: a crashed trainer's work is taken over after it. Renewed at a third of it.
-pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
+pub const CLAIM_LEASE: Duration = Duration::from_secs(15);
 
 /// A device whose session ended is taken as lost to its round after this long; a reconnect takes a few seconds.
 pub const ROUND_SESSION_GRACE: Duration = Duration::from_secs(15);
@@ -135,3 +135,18 @@ pub const CERTIFICATE_BACKDATING: Duration = Duration::from_secs(300);
 
 /// Lifetime of the fleet's authority, ten years: replacing it touches every device.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// How long news of devices are gathered before rollouts look at them: a thousand reports in one burst cost one look.
+pub const ROLLOUT_PACE: Duration = Duration::from_millis(50);
+
+/// Devices named in a job's list of those that could not be invited; the reasons of a larger fleet repeat themselves.
+pub const INELIGIBLE_SHOWN_MAX: usize = 200;
+
+/// Highest rank of trained LoRA factors: beyond it full fine-tuning is cheaper.
+pub const LORA_RANK_MAX: u32 = 256;
+
+/// Longest training sequence in tokens; local training holds the activations of one.
+pub const SEQUENCE_TOKENS_MAX: u32 = 32_768;
+
+/// Most local steps of one round.
+pub const STEPS_PER_ROUND_MAX: u32 = 100_000;

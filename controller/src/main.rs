@@ -1,1 +1,57 @@
-fn main() {}
+//! Starts the process: parses the command line, runs until a signal, drains.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use fieldfare_controller::config::{Command, CommandLine, Run};
+use fieldfare_controller::init::{Outcome, init};
+use fieldfare_controller::server::Server;
+use fieldfare_controller::telemetry::Telemetry;
+use fieldfare_controller::{clock, shutdown};
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let outcome = match CommandLine::parse().command {
+        Command::Init(options) => runtime.block_on(async {
+            let outcome = init(&options, &clock::system()).await?;
+            say(&match outcome {
+                Outcome::Created => format!("created a fleet in {}", options.dir.display()),
+                Outcome::Present(fleet) => {
+                    let (dir, domain, tenant) = (options.dir.display(), &fleet.domain, &fleet.tenant);
+                    format!("{dir} holds the fleet {domain}, tenant {tenant}, already: nothing changed")
+                }
+            })
+        }),
+        Command::Run(options) => runtime.block_on(run(options)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn run(options: Run) -> anyhow::Result<()> {
+    let telemetry = Telemetry::install(&options)?;
+    let signal = shutdown::signal()?;
+    let server = Server::start(&options, clock::system()).await?;
+    let endpoints = server.endpoints();
+    say(&format!("ready grpc={} artifacts={} metrics={}", endpoints.grpc, endpoints.artifacts, endpoints.metrics))?;
+    let outcome = server.run_until(signal).await;
+    telemetry.flush();
+    outcome
+}
+
+fn say(line: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::FAILURE
+}

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use fieldfare_fleet::rollout::RolloutState;
 use fieldfare_fleet::{DeploymentName, DeviceId, JobName, ModelName, ProfileClass, RoundId, TrainerName};
 use fieldfare_proto::v1;
 use fieldfare_store::{Change, Entry, Key, Store, Watch, WatchError};
@@ -15,6 +16,24 @@ use tokio_util::sync::CancellationToken;
 use crate::keys::{Keys, Place};
 use crate::records::{Record, decode};
 use crate::refusal::{Refusal, chain};
+
+/// A rollout's record, with the decider's state in it.
+#[derive(Clone, Debug)]
+pub struct RolloutView {
+    /// The record.
+    pub record: v1::RolloutRecord,
+    /// What the decider keeps.
+    pub state: RolloutState,
+}
+
+/// A round's record, with its cohort as a set.
+#[derive(Clone, Debug)]
+pub struct RoundView {
+    /// The record.
+    pub record: v1::RoundRecord,
+    /// Who is invited.
+    pub cohort: BTreeSet<DeviceId>,
+}
 
 /// The records that decisions read.
 #[derive(Debug, Default)]
@@ -27,12 +46,12 @@ pub struct Records {
     pub trainers: BTreeMap<TrainerName, v1::PrincipalRecord>,
     pub deployments: BTreeMap<DeploymentName, v1::DeploymentRecord>,
     pub deployment_status: BTreeMap<DeploymentName, v1::DeploymentStatusRecord>,
-    pub rollouts: BTreeMap<DeploymentName, v1::RolloutRecord>,
+    pub rollouts: BTreeMap<DeploymentName, RolloutView>,
     pub assignments: BTreeMap<DeploymentName, BTreeMap<(u64, ProfileClass), v1::AssignmentRecord>>,
     pub jobs: BTreeMap<JobName, v1::JobRecord>,
     pub job_status: BTreeMap<JobName, v1::JobStatusRecord>,
     pub claims: BTreeMap<JobName, v1::ClaimRecord>,
-    pub rounds: BTreeMap<RoundId, v1::RoundRecord>,
+    pub rounds: BTreeMap<RoundId, RoundView>,
     pub drops: BTreeMap<RoundId, BTreeMap<DeviceId, v1::DropRecord>>,
     pub releases: BTreeMap<(ModelName, u64), v1::ReleaseRecord>,
 }
@@ -169,14 +188,23 @@ impl Records {
             Place::Trainer(name) => put(&mut self.trainers, name, entry)?,
             Place::Deployment(name) => put(&mut self.deployments, name, entry)?,
             Place::DeploymentStatus(name) => put(&mut self.deployment_status, name, entry)?,
-            Place::Rollout(name) => put(&mut self.rollouts, name, entry)?,
+            Place::Rollout(name) => {
+                let record: v1::RolloutRecord = decode(entry)?;
+                let state = crate::rollout::state_of(&record);
+                let state = state.map_err(|error| Refusal::broken("reading a rollout's state", error))?;
+                self.rollouts.insert(name, RolloutView { record, state });
+            }
             Place::Assignment(name, release, class) => {
                 put(self.assignments.entry(name).or_default(), (release, class), entry)?;
             }
             Place::Job(name) => put(&mut self.jobs, name, entry)?,
             Place::JobStatus(name) => put(&mut self.job_status, name, entry)?,
             Place::Claim(name) => put(&mut self.claims, name, entry)?,
-            Place::Round(id) => put(&mut self.rounds, id, entry)?,
+            Place::Round(id) => {
+                let record: v1::RoundRecord = decode(entry)?;
+                let cohort = record.cohort.iter().filter_map(|id| DeviceId::try_from(id.as_slice()).ok()).collect();
+                self.rounds.insert(id, RoundView { record, cohort });
+            }
             Place::Drop(id, device) => put(self.drops.entry(id).or_default(), device, entry)?,
             Place::Release(model, number) => put(&mut self.releases, (model, number), entry)?,
         }

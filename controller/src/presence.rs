@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fieldfare_fleet::{DeviceId, Timestamp, TrainerName};
-use fieldfare_proto::v1::TrainingReadiness;
+use fieldfare_proto::v1::{ObservedState, TrainingReadiness};
 use tokio::sync::watch;
 
 /// What is known of a device beyond its records.
@@ -18,6 +18,8 @@ pub struct Sign {
     pub last_heard: Timestamp,
     /// Whether it could take part in a round, as it last said.
     pub readiness: TrainingReadiness,
+    /// What it last observed of itself, with the figures that are not worth a write.
+    pub observed: Option<ObservedState>,
 }
 
 /// The signs of life of devices and trainers that this process sees.
@@ -51,6 +53,14 @@ impl Presence {
             }
             _ => false,
         }
+    }
+
+    /// A report came on the session that is the newest one.
+    pub fn observed(&self, device: DeviceId, fence: u64, state: ObservedState) {
+        if let Some(sign) = lock(&self.devices).get_mut(&device).filter(|sign| sign.fence == fence) {
+            sign.observed = Some(state);
+        }
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// A session ended; that of an older fence says nothing.

@@ -7255,12 +7255,24 @@ pub struct RoundRecord {
     pub trainer_endpoint: ::prost::alloc::string::String,
     #[prost(int64, tag = "8")]
     pub deadline_unix_ms: i64,
+    /// Committed, or given up: nobody is invited any more.
     #[prost(bool, tag = "9")]
     pub closed: bool,
-    #[prost(message, repeated, tag = "10")]
-    pub accepted: ::prost::alloc::vec::Vec<AcceptedContribution>,
-    #[prost(int64, tag = "11")]
+    #[prost(int64, tag = "10")]
     pub opened_unix_ms: i64,
+    /// SHA-256 of the blob with the `AcceptedSet`; empty until the round is committed. This record makes the set count, once.
+    #[prost(bytes = "vec", tag = "11")]
+    pub accepted_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "12")]
+    pub accepted: u32,
+}
+/// The contributions in a round's aggregate, in the order of the device ids. A blob, since the largest set exceeds a record.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AcceptedSet {
+    #[prost(message, optional, tag = "1")]
+    pub round: ::core::option::Option<RoundRef>,
+    #[prost(message, repeated, tag = "2")]
+    pub accepted: ::prost::alloc::vec::Vec<AcceptedContribution>,
 }
 /// /drops/<job>/<round>/<attempt>/<device>: an invited device that will not contribute.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

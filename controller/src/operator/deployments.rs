@@ -1,0 +1,195 @@
+//! Deployments: which release which devices run, and the rollout that a new release starts.
+
+use fieldfare_fleet::rollout::{Phase, RolloutPolicy, RolloutStart, RolloutState};
+use fieldfare_fleet::{DeploymentName, Generation, ReleaseId, Selector};
+use fieldfare_proto::OptionExt;
+use fieldfare_proto::v1::{
+    ApplyDeploymentRequest, Deployment, DeploymentRecord, DeploymentSpec, DeploymentStatusRecord, OwnerKind, OwnerRecord,
+    ReleaseRecord, ReleaseStanding, RolloutRecord,
+};
+use fieldfare_tls::OperatorName;
+
+use crate::clock::{new_id, random_bytes};
+use crate::mirror::Records;
+use crate::placement::{release_record, requirements};
+use crate::plane::ControlPlane;
+use crate::records::{Change, Record, attempt};
+use crate::refusal::Refusal;
+use crate::repository::manifests::release_id;
+use crate::rollout::state_of;
+
+/// A deployment's name in a request.
+pub(super) fn name(field: &str, text: &str) -> Result<DeploymentName, Refusal> {
+    DeploymentName::new(text).map_err(|error| Refusal::invalid(field, error))
+}
+
+/// A specification whose every part was checked.
+struct Checked {
+    release: ReleaseId,
+    policy: RolloutPolicy,
+}
+
+fn check(plane: &ControlPlane, spec: &DeploymentSpec) -> Result<Checked, Refusal> {
+    spec.selector.parse::<Selector>().map_err(|error| Refusal::invalid("spec.selector", error))?;
+    requirements(spec.requirements)?;
+    let policy = spec.policy.clone().required("spec.policy")?;
+    let policy = RolloutPolicy::try_from(policy).map_err(|error| error.within("spec.policy"))?;
+    let release = release_id(&spec.manifest_target)?;
+    if release.model.as_str() != spec.model {
+        let expected = format!("is {:?}, but {} is a release of {}", spec.model, spec.manifest_target, release.model);
+        return Err(Refusal::invalid("spec.model", expected));
+    }
+    let record: ReleaseRecord = release_record(&plane.mirror.read(), &spec.manifest_target)?;
+    match record.standing() {
+        ReleaseStanding::Published => Ok(Checked { release, policy }),
+        ReleaseStanding::Proposed => Err(Refusal::Unready(format!("{release} is proposed and not signed yet: publish it first"))),
+        _ => Err(Refusal::Unready(format!("{release} was withdrawn"))),
+    }
+}
+
+/// Creates or replaces a deployment. A new release starts a rollout.
+pub(super) async fn apply(plane: &ControlPlane, by: &OperatorName, request: ApplyDeploymentRequest) -> Result<Deployment, Refusal> {
+    let name = name("name", &request.name)?;
+    let spec = request.spec.required("spec")?;
+    let checked = check(plane, &spec)?;
+    let shown = attempt!("the deployment", plane.records, change, {
+        own(plane, &mut change, &name).await?;
+        let held: Option<DeploymentRecord> = change.read(&plane.keys.deployment(&name)).await?;
+        let generation = held.as_ref().map_or(Generation::ZERO, Record::generation);
+        if let Some(expected) = request.expected.map(Generation::from).filter(|expected| *expected != generation) {
+            return Err(Refusal::Stale(format!("{name} is at generation {generation}, expected was {expected}")));
+        }
+        let before = held.as_ref().and_then(|record| record.spec.as_ref());
+        if before != Some(&spec) {
+            let rollout: Option<RolloutRecord> = change.read(&plane.keys.rollout(&name)).await?;
+            let next = next_rollout(plane, &name, before, &spec, &checked, rollout)?;
+            let mut record = held.clone().unwrap_or_default();
+            record.spec = Some(spec.clone());
+            record.changed_unix_ms = plane.unix_ms();
+            change.put(plane.keys.deployment(&name), &mut record);
+            let key = plane.keys.deployment_status(&name);
+            let mut status: DeploymentStatusRecord = change.read(&key).await?.unwrap_or_default();
+            status.observed_spec = record.generation;
+            if let Some(mut rollout) = next {
+                status.rollout_id.clone_from(&rollout.rollout_id);
+                status.current_manifest.clone_from(&rollout.from_manifest);
+                change.put(plane.keys.rollout(&name), &mut rollout);
+            }
+            change.put(key, &mut status);
+            deployment(&name, &record, Some(&status))
+        } else {
+            let status: Option<DeploymentStatusRecord> = change.read(&plane.keys.deployment_status(&name)).await?;
+            deployment(&name, &held.clone().unwrap_or_default(), status.as_ref())
+        }
+    });
+    tracing::info!(%by, deployment = %name, release = %checked.release, "deployment applied");
+    Ok(shown)
+}
+
+/// What Kubernetes owns is read-only here.
+async fn own(plane: &ControlPlane, change: &mut Change<'_>, name: &DeploymentName) -> Result<(), Refusal> {
+    let key = plane.keys.deployment_owner(name);
+    match change.read::<OwnerRecord>(&key).await? {
+        Some(owner) if owner.kind() == OwnerKind::Kubernetes => {
+            Err(Refusal::Unready(format!("{name} is managed by a Kubernetes resource: change that one")))
+        }
+        Some(_) => Ok(()),
+        None => {
+            let mut owner = OwnerRecord::default();
+            owner.set_kind(OwnerKind::Api);
+            change.put(key, &mut owner);
+            Ok(())
+        }
+    }
+}
+
+/// The rollout that a changed specification starts; none where the release stays the same.
+fn next_rollout(
+    plane: &ControlPlane,
+    name: &DeploymentName,
+    before: Option<&DeploymentSpec>,
+    spec: &DeploymentSpec,
+    checked: &Checked,
+    held: Option<RolloutRecord>,
+) -> Result<Option<RolloutRecord>, Refusal> {
+    let unreadable = |error| Refusal::broken("reading a rollout's state", error);
+    let last = held.as_ref().map(state_of).transpose().map_err(unreadable)?;
+    if let Some(before) = before.filter(|before| before.manifest_target == spec.manifest_target) {
+        if before.requirements != spec.requirements {
+            let expected = "devices keep the variant of a release that they run: change requirements together with the release";
+            return Err(Refusal::invalid("spec.requirements", expected));
+        }
+        let went_back = last.as_ref().is_some_and(|state| matches!(state.phase, Phase::RolledBack { .. } | Phase::Aborted { .. }));
+        if !went_back {
+            return Ok(None);
+        }
+    }
+    if let Some(state) = last.as_ref().filter(|state| !state.phase.is_over()) {
+        let running = format!("the rollout of {} to {name} is {}: wait for its end, roll it back or abort it", state.release, state.phase.name());
+        return Err(Refusal::Unready(running));
+    }
+    let seed = u64::from_le_bytes(random_bytes()?);
+    let start = start(name, checked, seed, last.as_ref());
+    let from_manifest = match (&held, &last) {
+        (Some(held), Some(RolloutState { phase: Phase::Completed { .. }, .. })) => held.to_manifest.clone(),
+        (Some(held), _) => held.from_manifest.clone(),
+        (None, _) => String::new(),
+    };
+    let state = RolloutState::begin(start, plane.clock.now()).map_err(|error| Refusal::invalid("spec.policy", error))?;
+    let now = plane.unix_ms();
+    Ok(Some(RolloutRecord {
+        generation: held.and_then(|held| held.generation),
+        rollout_id: new_id()?.to_string(),
+        model: spec.model.clone(),
+        from_manifest,
+        to_manifest: spec.manifest_target.clone(),
+        started_unix_ms: now,
+        updated_unix_ms: now,
+        state: serde_json::to_vec(&state).map_err(|error| Refusal::broken("writing a rollout's state", error))?,
+    }))
+}
+
+/// Goes on where the last rollout left the deployment: with the release that its devices have, under the assignment that
+/// they have it.
+fn start(name: &DeploymentName, checked: &Checked, seed: u64, last: Option<&RolloutState>) -> RolloutStart {
+    let (previous, previous_assignment) = match last {
+        None => (None, Generation::ZERO),
+        Some(state) if matches!(state.phase, Phase::Completed { .. }) => (Some(state.release.clone()), state.assignment),
+        Some(state) => (state.previous.clone(), state.previous_assignment),
+    };
+    RolloutStart {
+        deployment: name.clone(),
+        release: checked.release.clone(),
+        previous,
+        previous_assignment,
+        policy: checked.policy.clone(),
+        seed,
+        generation: last.map_or(Generation::ZERO, |state| state.generation),
+    }
+}
+
+fn deployment(name: &DeploymentName, record: &DeploymentRecord, status: Option<&DeploymentStatusRecord>) -> Deployment {
+    Deployment {
+        name: name.to_string(),
+        generation: record.generation,
+        spec: record.spec.clone(),
+        current_manifest: status.map(|status| status.current_manifest.clone()).unwrap_or_default(),
+        rollout_id: status.map(|status| status.rollout_id.clone()).unwrap_or_default(),
+    }
+}
+
+fn show(records: &Records, name: &DeploymentName) -> Option<Deployment> {
+    Some(deployment(name, records.deployments.get(name)?, records.deployment_status.get(name)))
+}
+
+/// Every deployment.
+pub(super) fn list(plane: &ControlPlane) -> Vec<Deployment> {
+    let records = plane.mirror.read();
+    records.deployments.keys().filter_map(|name| show(&records, name)).collect()
+}
+
+/// One deployment.
+pub(super) fn get(plane: &ControlPlane, text: &str) -> Result<Deployment, Refusal> {
+    let name = name("name", text)?;
+    show(&plane.mirror.read(), &name).ok_or_else(|| Refusal::missing("deployment", text))
+}

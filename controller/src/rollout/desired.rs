@@ -1,0 +1,100 @@
+//! Desired state: a function of the records, never a record of a device.
+
+use std::collections::BTreeMap;
+
+use fieldfare_fleet::rollout::RolloutState;
+use fieldfare_fleet::{
+    CapabilityProfile, DeploymentName, DeviceId, Generation, Labels, ProfileClass, Selector, Timestamp, TrustTier,
+};
+use fieldfare_proto::v1::{self, DesiredModel, DesiredState, DeviceRecord, DeviceStanding, DeviceStatusRecord};
+
+use crate::clock::timestamp;
+use crate::mirror::Records;
+
+/// A registered device as placement and rollouts see it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The device.
+    pub id: DeviceId,
+    /// Its labels: its own, and over them those of its token.
+    pub labels: Labels,
+    /// What it is and can do.
+    pub profile: CapabilityProfile,
+    /// How far it is trusted.
+    pub trust: TrustTier,
+    /// Devices that placement cannot tell from it.
+    pub class: ProfileClass,
+    /// When it enrolled.
+    pub joined_at: Timestamp,
+}
+
+/// The labels by which selectors find a device: its own, and over them those of its token.
+pub fn labels(record: &DeviceRecord, status: Option<&DeviceStatusRecord>) -> BTreeMap<String, String> {
+    let mut labels = status.map(|status| status.labels.clone()).unwrap_or_default();
+    labels.extend(record.labels.clone());
+    labels
+}
+
+impl Member {
+    /// The device, if it is enrolled and has a profile.
+    pub fn of(id: DeviceId, records: &Records) -> Option<Self> {
+        let record = records.devices.get(&id).filter(|record| record.standing() == DeviceStanding::Enrolled)?;
+        let status = records.device_status.get(&id)?;
+        let profile = CapabilityProfile::try_from(status.profile.clone()?).ok()?;
+        let trust = v1::TrustTier::domain("trust_tier", record.trust_tier).ok()?;
+        Some(Self {
+            id,
+            labels: Labels::new(labels(record, Some(status))).ok()?,
+            class: ProfileClass::of(&profile, trust),
+            profile,
+            trust,
+            joined_at: timestamp(record.enrolled_unix_ms),
+        })
+    }
+}
+
+/// The enrolled devices that a selector means.
+pub fn members(records: &Records, selector: &Selector) -> Vec<Member> {
+    let all = records.devices.keys().filter_map(|id| Member::of(*id, records));
+    all.filter(|member| selector.matches(&member.labels)).collect()
+}
+
+/// The selector of a deployment's record, which was checked when it was written.
+pub fn selector(spec: Option<&v1::DeploymentSpec>) -> Option<Selector> {
+    spec?.selector.parse().ok()
+}
+
+/// What a device shall run of one deployment; nothing where nothing can be said yet.
+pub fn entry(records: &Records, member: &Member, name: &DeploymentName, state: &RolloutState) -> Option<DesiredModel> {
+    let target = state.target_for(state.slot_of(member.id, member.joined_at));
+    let mut entry = DesiredModel {
+        deployment: name.to_string(),
+        model: state.release.model.to_string(),
+        generation: Some(target.assignment.into()),
+        ..DesiredModel::default()
+    };
+    if let Some(release) = target.release {
+        let key = (release.number.0, member.class.clone());
+        let assignment = records.assignments.get(name)?.get(&key).filter(|record| !record.variant.is_empty())?;
+        entry.manifest_target.clone_from(&assignment.manifest_target);
+        entry.variant.clone_from(&assignment.variant);
+    }
+    Some(entry)
+}
+
+/// The whole of what a device shall run.
+pub fn desired_state(records: &Records, id: DeviceId) -> DesiredState {
+    let mut generation = Generation::ZERO;
+    let mut models = Vec::new();
+    let member = Member::of(id, records);
+    for (name, deployment) in &records.deployments {
+        let Some(state) = records.rollouts.get(name).map(|rollout| &rollout.state) else { continue };
+        // Each deployment's generation only grows, so that their sum does; none is ever taken away.
+        generation.epoch = generation.epoch.max(state.generation.epoch);
+        generation.counter = generation.counter.saturating_add(state.generation.counter);
+        let chosen = selector(deployment.spec.as_ref());
+        let Some(member) = member.as_ref().filter(|m| chosen.is_some_and(|s| s.matches(&m.labels))) else { continue };
+        models.extend(entry(records, member, name, state));
+    }
+    DesiredState { generation: Some(generation.into()), models }
+}
