@@ -174,7 +174,9 @@ pub fn read(model: &[u8], config_json: Option<&str>, config: &DecoderConfig) -> 
     let peft_config = read_config(model, config_json)?;
     let tensors = SafeTensors::deserialize(model).map_err(AdapterError::Safetensors)?;
     let mut halves: BTreeMap<Site, Halves> = BTreeMap::new();
-    for (name, view) in tensors.iter() {
+    // The library iterates a hash map; sorted, the same file always fails for the same reason.
+    let views: BTreeMap<&str, TensorView<'_>> = tensors.iter().collect();
+    for (name, view) in views {
         let (layer, projection, factor) =
             parse_name(name).ok_or_else(|| AdapterError::UnknownTensor { name: name.to_owned() })?;
         if layer >= config.layers {
