@@ -8,7 +8,7 @@ use fieldfare_proto::v1::enrolment_client::EnrolmentClient;
 use fieldfare_proto::v1::operator_client::OperatorClient;
 use fieldfare_proto::v1::{self, evidence, renew_request, renew_response};
 use fieldfare_release::{ArtifactVerifier, Sha256Digest};
-use fieldfare_tls::{ExpectedServer, Identity, IdentityHandle, ServerTrust, TrustBundle, connect, https_config};
+use fieldfare_tls::{ExpectedServer, Identity, IdentityHandle, PrivateKey, ServerTrust, TrustBundle, connect, https_config};
 use futures_util::StreamExt;
 use tokio::io::AsyncReadExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -192,7 +192,8 @@ async fn renew(channel: Channel, identity: &Identity) -> Result<Identity> {
             Some(renew_response::Step::Issued(issued)) => {
                 let bundle = TrustBundle::from_der(&issued.authorities_der)?;
                 let chain = issued.chain_der.into_iter().map(Into::into).collect();
-                return Ok(Identity::new(identity.key().clone(), chain, bundle)?);
+                let key = PrivateKey::from_pem(&identity.key().to_pem())?;
+                return Ok(Identity::new(key, chain, bundle)?);
             }
             None => bail!("the controller sent a step that this command does not know"),
         }

@@ -14,9 +14,6 @@ pub const MAX_TEXT_BYTES: u64 = 64 << 20;
 /// Bytes read and sent at once when a file is uploaded.
 pub const UPLOAD_CHUNK: usize = 256 << 10;
 
-/// Prefix of a GGUF file in which its header must end for `plan` to read it; the largest vocabularies take about 12 MiB.
-pub const MAX_GGUF_HEADER: usize = 64 << 20;
-
 /// Life of a root: one year, after the key ceremonies of comparable repositories.
 pub const ROOT_LIFETIME_SECONDS: u64 = 365 * 24 * 3600;
 

@@ -1,8 +1,7 @@
 //! `fieldfare plan`: which variant of a model a device would run, at what speed, and why not a better one.
 
 use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -20,7 +19,6 @@ use super::Session;
 use super::devices::{VariantView, described};
 use crate::args::Global;
 use crate::exit::Advice;
-use crate::limits::MAX_GGUF_HEADER;
 use crate::output::{bytes, rate, show, table};
 
 /// Arguments of `fieldfare plan`.
@@ -176,15 +174,13 @@ fn profile(name: &str) -> Result<CapabilityProfile> {
 
 /// The size of a model, from the header of a GGUF file alone.
 fn of_file(path: &Path) -> Result<(String, String, Architecture)> {
-    let file = File::open(path).map_err(|error| {
+    let mut file = File::open(path).map_err(|error| {
         let names = known_models().iter().map(|model| model.name).collect::<Vec<_>>().join(", ");
         let what = format!("{:?} is no known model and no file", path.display());
         anyhow::Error::from(error).context(Advice::new(what, format!("name a GGUF file, or one of {names}")))
     })?;
     let length = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
-    let mut header = Vec::new();
-    file.take(MAX_GGUF_HEADER as u64).read_to_end(&mut header).with_context(|| format!("reading {}", path.display()))?;
-    let gguf = Gguf::from_header(&header, length).with_context(|| format!("{} is no GGUF that can be planned", path.display()))?;
+    let gguf = Gguf::read_header(&mut file, length).with_context(|| format!("{} cannot be planned", path.display()))?;
     let config = DecoderConfig::from_gguf(&gguf).with_context(|| format!("{}", path.display()))?;
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     Ok((name, path.display().to_string(), architecture(&config, &gguf)?))
@@ -192,7 +188,7 @@ fn of_file(path: &Path) -> Result<(String, String, Architecture)> {
 
 fn architecture(config: &DecoderConfig, gguf: &Gguf) -> Result<Architecture> {
     let number = |name: &str, value: usize| u32::try_from(value).with_context(|| format!("`{name}` of the model is {value}"));
-    let vectors = gguf.tensors().iter().filter(|tensor| tensor.shape.len() == 1);
+    let vectors = gguf.tensors.iter().filter(|tensor| tensor.dimensions.len() == 1);
     Ok(Architecture {
         layers: number("layers", config.layers)?,
         hidden: number("width", config.width)?,

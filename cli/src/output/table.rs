@@ -5,7 +5,7 @@ use fieldfare_fleet::{ByteSize, Timestamp};
 /// A table without ruled lines, as wide as its content.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.map(str::to_uppercase));
     let mut empty = true;
     for row in rows {
