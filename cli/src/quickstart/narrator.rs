@@ -1,4 +1,4 @@
-//! What a run says while it goes on: lines, and on a terminal a part that is redrawn.
+//! What a run says while it goes on: its stages, and lines in between.
 
 use std::time::Instant;
 
@@ -63,8 +63,6 @@ impl Stage {
 pub struct Narrator {
     term: Term,
     colour: bool,
-    live: usize,
-    last: String,
     stage: Option<(Stage, Instant)>,
     times: Vec<StageTime>,
 }
@@ -72,12 +70,7 @@ pub struct Narrator {
 impl Narrator {
     /// A narrator on this terminal, pipe or file.
     pub fn new(term: Term, colour: bool) -> Self {
-        Self { term, colour, live: 0, last: String::new(), stage: None, times: Vec::new() }
-    }
-
-    /// Whether to redraw what changes.
-    pub fn is_terminal(&self) -> bool {
-        self.term.is_term()
+        Self { term, colour, stage: None, times: Vec::new() }
     }
 
     /// Begins a stage, and ends the one before.
@@ -107,37 +100,10 @@ impl Narrator {
     }
 
     /// Says one line or several.
-    pub fn say(&mut self, text: &str) {
-        self.settle();
+    pub fn say(&self, text: &str) {
         for line in text.lines() {
             self.write(line);
         }
-    }
-
-    /// Shows what is going on now, in place of what this showed before. Without a terminal, says `plain` when it changes.
-    pub fn live(&mut self, lines: &[String], plain: &str) {
-        if !self.is_terminal() {
-            if plain != self.last && !plain.is_empty() {
-                self.write(plain);
-            }
-            plain.clone_into(&mut self.last);
-            return;
-        }
-        // What does not fit cannot be cleared again.
-        let (height, width) = self.term.size();
-        let room = usize::from(height.saturating_sub(2)).max(1);
-        let _ = self.term.clear_last_lines(self.live);
-        self.live = lines.len().min(room);
-        for line in &lines[..self.live] {
-            let line = console::truncate_str(line, usize::from(width.saturating_sub(1)).max(1), "…");
-            let _ = self.term.write_line(&line);
-        }
-    }
-
-    /// Leaves what is shown where it is; the next line comes below.
-    pub fn settle(&mut self) {
-        self.live = 0;
-        self.last.clear();
     }
 
     /// The text in a style, where there is colour.
