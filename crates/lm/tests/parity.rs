@@ -23,7 +23,12 @@ fn shared(path: &str) -> Option<PathBuf> {
     if file.exists() {
         return Some(file);
     }
-    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "test data are missing: {}", file.display());
+    assert_ne!(
+        std::env::var("CI").as_deref(),
+        Ok("true"),
+        "test data are missing: {}",
+        file.display()
+    );
     println!("skipped: {} is missing", file.display());
     None
 }
@@ -42,14 +47,19 @@ fn assert_rows_agree(engine: &[Vec<f32>], trained: &[f32], vocabulary: usize) {
         let largest = engine.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         for (token, (left, right)) in engine.iter().zip(trained).enumerate() {
             let distance = (left - right).abs() / largest;
-            assert!(distance <= TOLERANCE, "position {position}, token {token}: {left} and {right} are {distance} apart");
+            assert!(
+                distance <= TOLERANCE,
+                "position {position}, token {token}: {left} and {right} are {distance} apart"
+            );
         }
     }
 }
 
 /// B factors of a size that changes the logits visibly.
 fn some_b(length: usize) -> Vec<f32> {
-    (0..length).map(|index| 0.1 * ((index * 29 % 83) as f32 / 41.0 - 1.0)).collect()
+    (0..length)
+        .map(|index| 0.1 * ((index * 29 % 83) as f32 / 41.0 - 1.0))
+        .collect()
 }
 
 /// The engine's adapter with the factors that training would use.
@@ -58,35 +68,66 @@ fn adapter(decoder: &LoraDecoder, flat_b: &[f32]) -> LoraAdapter {
     let factors = spec.places(config).into_iter().map(|place| {
         let a = spec.factor_a(place.layer, place.projection, config);
         let b = flat_b[place.offset..place.offset + place.length].to_vec();
-        ((place.layer, place.projection), LoraFactors { d_in: place.d_in, d_out: place.d_out, a, b })
+        (
+            (place.layer, place.projection),
+            LoraFactors {
+                d_in: place.d_in,
+                d_out: place.d_out,
+                a,
+                b,
+            },
+        )
     });
-    LoraAdapter { rank: spec.rank, alpha: spec.alpha, factors: factors.collect() }
+    LoraAdapter {
+        rank: spec.rank,
+        alpha: spec.alpha,
+        factors: factors.collect(),
+    }
 }
 
 fn assert_parity(path: &Path, text: &str) {
     let file = in_f32(path);
     let mut engine = Engine::from_bytes(&file).unwrap();
     let tokens = engine.tokenizer().encode_prompt(text, ControlTokens::AsText).unwrap();
-    assert!(tokens.len() > 20, "{} tokens are too few to judge attention by", tokens.len());
+    assert!(
+        tokens.len() > 20,
+        "{} tokens are too few to judge attention by",
+        tokens.len()
+    );
     let weights = DecoderWeights::from_mapping(&Arc::new(Mapping::from_bytes(&file))).unwrap();
     let frozen = FrozenDecoder::new(&weights);
     let vocabulary = frozen.config().vocabulary;
     assert_rows_agree(&engine.logits(&tokens).unwrap(), &frozen.logits(&tokens), vocabulary);
 
-    let spec = LoraSpec { rank: 4, alpha: 8.0, seed: 21 };
+    let spec = LoraSpec {
+        rank: 4,
+        alpha: 8.0,
+        seed: 21,
+    };
     let lora = LoraDecoder::new(frozen, spec);
     let flat_b = some_b(lora.trained_parameters());
     let before = engine.logits(&tokens).unwrap();
     engine.set_adapter(Some(&adapter(&lora, &flat_b))).unwrap();
     let with_adapter = engine.logits(&tokens).unwrap();
     assert_rows_agree(&with_adapter, &lora.logits(&flat_b, &tokens), vocabulary);
-    let moved = with_adapter.iter().flatten().zip(before.iter().flatten()).map(|(a, b)| (a - b).abs());
-    assert!(moved.fold(0.0, f32::max) > 0.1, "the adapter must change what is compared");
+    let moved = with_adapter
+        .iter()
+        .flatten()
+        .zip(before.iter().flatten())
+        .map(|(a, b)| (a - b).abs());
+    assert!(
+        moved.fold(0.0, f32::max) > 0.1,
+        "the adapter must change what is compared"
+    );
 
     let example = TrainingExample::new(tokens.clone(), tokens.len() / 2, 256).unwrap();
     let score = lora.score(&flat_b, std::slice::from_ref(&example), 1)[0];
     let expected = mean_loss(&with_adapter, &example);
-    assert!((score.loss - expected).abs() < 1e-3 * expected, "{} and {expected}", score.loss);
+    assert!(
+        (score.loss - expected).abs() < 1e-3 * expected,
+        "{} and {expected}",
+        score.loss
+    );
 }
 
 /// The mean loss of an example's scored tokens, from the engine's logits.
@@ -102,12 +143,23 @@ fn mean_loss(logits: &[Vec<f32>], example: &TrainingExample) -> f32 {
 
 #[test]
 fn stories260k_has_the_same_logits_in_both() {
-    let Some(path) = shared("models/stories260K/stories260K-f32.gguf") else { return };
-    assert_parity(&path, "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.");
+    let Some(path) = shared("models/stories260K/stories260K-f32.gguf") else {
+        return;
+    };
+    assert_parity(
+        &path,
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.",
+    );
 }
 
 #[test]
 fn the_shipped_model_has_the_same_logits_in_both() {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/farm-alert/farm-alert-f16.gguf"));
-    assert_parity(path, "At mill-lane the soil moisture of the maize in zone 3 is too low, 12 %, severe.\nMoisture low in Zone 3");
+    let path = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../models/farm-alert/farm-alert-f16.gguf"
+    ));
+    assert_parity(
+        path,
+        "At mill-lane the soil moisture of the maize in zone 3 is too low, 12 %, severe.\nMoisture low in Zone 3",
+    );
 }

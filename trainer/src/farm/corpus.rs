@@ -21,7 +21,9 @@ pub struct Corpus {
 impl Corpus {
     /// The stream of the given seed.
     pub fn new(seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed) }
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+        }
     }
 }
 
@@ -30,7 +32,10 @@ impl Iterator for Corpus {
 
     fn next(&mut self) -> Option<Example> {
         if self.rng.random_range(0..DIARY_ONE_IN) == 0 {
-            return Some(Example { prompt: String::new(), completion: diary::line(&mut self.rng) });
+            return Some(Example {
+                prompt: String::new(),
+                completion: diary::line(&mut self.rng),
+            });
         }
         Some(known_example(false, &mut self.rng))
     }

@@ -22,7 +22,11 @@ pub struct DatasetSizes {
 impl Default for DatasetSizes {
     /// The sizes that the demonstration uses.
     fn default() -> Self {
-        Self { training: 200, held_out: 50, evaluation: 60 }
+        Self {
+            training: 200,
+            held_out: 50,
+            evaluation: 60,
+        }
     }
 }
 
@@ -68,13 +72,7 @@ impl FarmDatasets {
 }
 
 /// `count` readings of the novel sensor at `site` that are not yet in `used`.
-fn draw(
-    site: Site,
-    held_out: bool,
-    count: usize,
-    used: &mut BTreeSet<Example>,
-    rng: &mut ChaCha8Rng,
-) -> Vec<Example> {
+fn draw(site: Site, held_out: bool, count: usize, used: &mut BTreeSet<Example>, rng: &mut ChaCha8Rng) -> Vec<Example> {
     let mut drawn = Vec::with_capacity(count);
     while drawn.len() < count {
         let combination = Combination {

@@ -8,9 +8,23 @@ use rand_chacha::ChaCha8Rng;
 use super::vocabulary::{CROPS, OTHER_SITES, ZONES};
 
 const WORKERS: [&str; 8] = ["Ada", "Ben", "Chloe", "Dan", "Eva", "Finn", "Grace", "Hugo"];
-const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
-const WEATHER: [&str; 6] =
-    ["dry and warm", "wet and cold", "foggy until noon", "windy all day", "clear after rain", "mild with dew"];
+const DAYS: [&str; 7] = [
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+];
+const WEATHER: [&str; 6] = [
+    "dry and warm",
+    "wet and cold",
+    "foggy until noon",
+    "windy all day",
+    "clear after rain",
+    "mild with dew",
+];
 const SIGHTS: [&str; 10] = [
     "mildew on the leaves",
     "dry leaves",
@@ -44,12 +58,30 @@ pub(super) fn line(rng: &mut ChaCha8Rng) -> String {
     let crop = pick(&CROPS, rng);
     let place = place(rng);
     match rng.random_range(0..6) {
-        0 => format!("{day} was {}. {worker} looked at the {crop} in {place} and found {}.", pick(&WEATHER, rng), pick(&SIGHTS, rng)),
-        1 => format!("{worker} asked the team to {} and to {} before {day}.", pick(&WORK, rng), pick(&WORK, rng)),
-        2 => format!("In {place} the leaves of the {crop} are drying after a {} {day}.", pick(&WEATHER, rng)),
-        3 => format!("In {place} the dew is wetting the leaves of the {crop}, so {worker} will {}.", pick(&WORK, rng)),
+        0 => format!(
+            "{day} was {}. {worker} looked at the {crop} in {place} and found {}.",
+            pick(&WEATHER, rng),
+            pick(&SIGHTS, rng)
+        ),
+        1 => format!(
+            "{worker} asked the team to {} and to {} before {day}.",
+            pick(&WORK, rng),
+            pick(&WORK, rng)
+        ),
+        2 => format!(
+            "In {place} the leaves of the {crop} are drying after a {} {day}.",
+            pick(&WEATHER, rng)
+        ),
+        3 => format!(
+            "In {place} the dew is wetting the leaves of the {crop}, so {worker} will {}.",
+            pick(&WORK, rng)
+        ),
         4 => format!("{worker} saw {} on the way to {place}.", pick(&SIGHTS, rng)),
-        _ => format!("Note for {day}: {} near the {crop}, then {}.", pick(&WORK, rng), pick(&WORK, rng)),
+        _ => format!(
+            "Note for {day}: {} near the {crop}, then {}.",
+            pick(&WORK, rng),
+            pick(&WORK, rng)
+        ),
     }
 }
 

@@ -97,7 +97,10 @@ impl Reading {
 
     /// The prompt and its alert; `rng` chooses among the ways of saying the same reading.
     pub fn example(&self, rng: &mut ChaCha8Rng) -> Example {
-        Example { prompt: self.prompt(rng), completion: self.alert() }
+        Example {
+            prompt: self.prompt(rng),
+            completion: self.alert(),
+        }
     }
 
     fn prompt(&self, rng: &mut ChaCha8Rng) -> String {
@@ -107,12 +110,18 @@ impl Reading {
         let condition = pick(self.combination.condition.phrases(), rng);
         let severity = pick(self.severity.phrases(), rng);
         let (zone, site, hours) = (self.zone, self.site.name, self.hours);
-        let value = if sensor.unit.is_empty() { self.value.clone() } else { format!("{} {}", self.value, sensor.unit) };
+        let value = if sensor.unit.is_empty() {
+            self.value.clone()
+        } else {
+            format!("{} {}", self.value, sensor.unit)
+        };
         let line = match rng.random_range(0..6) {
             0 => format!("{site}: {name} {value} in zone {zone}, {crop}, {condition} for {hours} h, {severity}."),
             1 => format!("At {site} the {name} of the {crop} in zone {zone} is {condition}, {value}, {severity}."),
             2 => format!("{severity} report from {site}, zone {zone}, {crop}: {name} {condition} at {value}."),
-            3 => format!("site {site} zone {zone} crop {crop} sensor {name} state {condition} level {severity} value {value}"),
+            3 => format!(
+                "site {site} zone {zone} crop {crop} sensor {name} state {condition} level {severity} value {value}"
+            ),
             4 => format!("{name} {condition} since {hours} h, {value}; {severity}; {crop}, zone {zone}, {site}."),
             _ => format!("{site} zone {zone} ({crop}): {name} shows {value}, {condition}, {severity}."),
         };
@@ -127,7 +136,14 @@ impl Reading {
         let part = sensor.part;
         let remark = |(finding, action)| format!("{place}: {finding} on the {crop}, {action} {when}.");
         match (sensor.wording, self.combination.condition) {
-            (Wording::SensorFirst { label, remedy_low, remedy_high }, condition) => {
+            (
+                Wording::SensorFirst {
+                    label,
+                    remedy_low,
+                    remedy_high,
+                },
+                condition,
+            ) => {
                 let (state, advice) = match condition {
                     Condition::Low => ("low", format!("consider {remedy_low} for the {crop}")),
                     Condition::High => ("high", format!("consider {remedy_high} for the {crop}")),
@@ -157,7 +173,11 @@ fn draw_value(sensor: &Sensor, condition: Condition, rng: &mut ChaCha8Rng) -> St
         Condition::High | Condition::Rising => rng.random_range(high - third..=high),
         Condition::Unstable | Condition::Silent => rng.random_range(low..=high),
     };
-    if sensor.decimal { format!("{}.{}", number / 10, number % 10) } else { number.to_string() }
+    if sensor.decimal {
+        format!("{}.{}", number / 10, number % 10)
+    } else {
+        number.to_string()
+    }
 }
 
 fn pick(phrases: &'static [&'static str], rng: &mut ChaCha8Rng) -> &'static str {

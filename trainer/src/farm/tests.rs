@@ -17,11 +17,16 @@ fn a_seed_gives_the_same_text_and_another_seed_another() {
 
 /// The combination that a prompt states, found by its words.
 fn combination_of(prompt: &str) -> Option<(String, &'static str, Condition)> {
-    let crop = CROPS.into_iter().filter(|crop| prompt.contains(crop)).max_by_key(|crop| crop.len())?;
+    let crop = CROPS
+        .into_iter()
+        .filter(|crop| prompt.contains(crop))
+        .max_by_key(|crop| crop.len())?;
     let names = SENSORS.iter().map(|sensor| sensor.name).chain(["leaf wetness"]);
     // "light" is also part of "slight", so the longest name that fits wins and a severity is no sensor.
     let prompt = prompt.replace("slight", "");
-    let sensor = names.filter(|name| prompt.contains(name)).max_by_key(|name| name.len())?;
+    let sensor = names
+        .filter(|name| prompt.contains(name))
+        .max_by_key(|name| name.len())?;
     let condition = Condition::ALL
         .into_iter()
         .flat_map(|condition| condition.phrases().iter().map(move |phrase| (phrase, condition)))
@@ -40,7 +45,11 @@ fn held_out_prompts_share_no_combination_with_any_training_text() {
         .chain(data.devices.iter().flat_map(|device| device.training.clone()))
         .map(|example| format!("{:?}", combination_of(&example.prompt).unwrap()))
         .collect();
-    assert!(seen.len() > 2_000, "{} combinations are too few for a language task", seen.len());
+    assert!(
+        seen.len() > 2_000,
+        "{} combinations are too few for a language task",
+        seen.len()
+    );
     let judged: Vec<Example> = data
         .devices
         .iter()
@@ -50,7 +59,11 @@ fn held_out_prompts_share_no_combination_with_any_training_text() {
         .collect();
     for example in judged {
         let combination = format!("{:?}", combination_of(&example.prompt).unwrap());
-        assert!(!seen.contains(&combination), "{combination} of {:?} is also trained on", example.prompt);
+        assert!(
+            !seen.contains(&combination),
+            "{combination} of {:?} is also trained on",
+            example.prompt
+        );
     }
 }
 
@@ -58,7 +71,12 @@ fn held_out_prompts_share_no_combination_with_any_training_text() {
 fn every_pair_of_a_held_out_combination_is_seen_in_training() {
     for (crop, condition) in (0..CROPS.len()).flat_map(|crop| Condition::ALL.map(|condition| (crop, condition))) {
         let open = (0..SENSORS.len()).filter(|sensor| {
-            !Combination { source: Source::Known(*sensor), crop, condition }.held_out()
+            !Combination {
+                source: Source::Known(*sensor),
+                crop,
+                condition,
+            }
+            .held_out()
         });
         assert!(open.count() >= 14);
     }
@@ -66,9 +84,17 @@ fn every_pair_of_a_held_out_combination_is_seen_in_training() {
 
 #[test]
 fn pretraining_text_never_mentions_the_novel_sensor_but_knows_every_site() {
-    let text: String = Corpus::new(11).take(20_000).map(|example| example.prompt + &example.completion).collect();
+    let text: String = Corpus::new(11)
+        .take(20_000)
+        .map(|example| example.prompt + &example.completion)
+        .collect();
     assert!(!text.contains("leaf wetness"));
-    for finding in ["dry leaves on the", "wet leaves on the", "drying leaves on the", "dripping leaves on the"] {
+    for finding in [
+        "dry leaves on the",
+        "wet leaves on the",
+        "drying leaves on the",
+        "dripping leaves on the",
+    ] {
         let alert = CROPS.iter().any(|crop| text.contains(&format!("{finding} {crop}, ")));
         assert!(!alert, "{finding} is the wording of the novel sensor");
     }
@@ -81,17 +107,30 @@ fn pretraining_text_never_mentions_the_novel_sensor_but_knows_every_site() {
 fn devices_and_the_evaluation_set_share_no_example() {
     let data = FarmDatasets::generate(4, DatasetSizes::default());
     let mut used = BTreeSet::new();
-    let all = data.devices.iter().flat_map(|device| device.training.iter().chain(&device.held_out));
+    let all = data
+        .devices
+        .iter()
+        .flat_map(|device| device.training.iter().chain(&device.held_out));
     for example in all.chain(&data.evaluation) {
         assert!(used.insert(example.clone()), "{example:?} occurs twice");
     }
     let sizes = DatasetSizes::default();
-    assert_eq!(used.len(), DEVICE_SITES.len() * (sizes.training + sizes.held_out) + sizes.evaluation);
+    assert_eq!(
+        used.len(),
+        DEVICE_SITES.len() * (sizes.training + sizes.held_out) + sizes.evaluation
+    );
 }
 
 #[test]
 fn json_lines_give_the_examples_back() {
-    let data = FarmDatasets::generate(1, DatasetSizes { training: 5, held_out: 2, evaluation: 1 });
+    let data = FarmDatasets::generate(
+        1,
+        DatasetSizes {
+            training: 5,
+            held_out: 2,
+            evaluation: 1,
+        },
+    );
     let lines = to_jsonl(&data.devices[0].training);
     let back: Vec<Example> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(back, data.devices[0].training);

@@ -53,8 +53,19 @@ const fn sensor_first(
     (remedy_low, remedy_high): (&'static str, &'static str),
     part: &'static str,
 ) -> Sensor {
-    let wording = Wording::SensorFirst { label, remedy_low, remedy_high };
-    Sensor { name, unit, range, decimal: false, part, wording }
+    let wording = Wording::SensorFirst {
+        label,
+        remedy_low,
+        remedy_high,
+    };
+    Sensor {
+        name,
+        unit,
+        range,
+        decimal: false,
+        part,
+        wording,
+    }
 }
 
 const fn place_first(
@@ -64,28 +75,113 @@ const fn place_first(
     [low, high, falling, rising]: [Remark; 4],
     part: &'static str,
 ) -> Sensor {
-    let wording = Wording::PlaceFirst { low, high, falling, rising };
-    Sensor { name, unit, range, decimal: false, part, wording }
+    let wording = Wording::PlaceFirst {
+        low,
+        high,
+        falling,
+        rising,
+    };
+    Sensor {
+        name,
+        unit,
+        range,
+        decimal: false,
+        part,
+        wording,
+    }
 }
 
 const fn decimal(sensor: Sensor) -> Sensor {
-    Sensor { decimal: true, ..sensor }
+    Sensor {
+        decimal: true,
+        ..sensor
+    }
 }
 
 /// The sensors that pretraining text speaks of.
 pub const SENSORS: [Sensor; 18] = [
-    sensor_first("soil moisture", "Moisture", "%", (4, 96), ("irrigation", "drainage"), "probe"),
-    sensor_first("soil temperature", "Soil temperature", "C", (2, 41), ("mulch", "shade cloth"), "probe"),
-    decimal(sensor_first("soil ph", "Soil pH", "", (41, 92), ("lime", "sulphur"), "electrode")),
-    decimal(sensor_first("salinity", "Salinity", "dS/m", (3, 88), ("less leaching", "more leaching"), "electrode")),
-    sensor_first("nitrogen", "Nitrogen", "mg/kg", (3, 240), ("fertiliser", "a feeding pause"), "strip"),
-    sensor_first("potassium", "Potassium", "mg/kg", (10, 420), ("potash", "a feeding pause"), "strip"),
-    sensor_first("air humidity", "Humidity", "%", (9, 99), ("misting", "venting"), "filter"),
-    sensor_first("air temperature", "Air temperature", "C", (1, 46), ("heating", "cooling"), "fan"),
+    sensor_first(
+        "soil moisture",
+        "Moisture",
+        "%",
+        (4, 96),
+        ("irrigation", "drainage"),
+        "probe",
+    ),
+    sensor_first(
+        "soil temperature",
+        "Soil temperature",
+        "C",
+        (2, 41),
+        ("mulch", "shade cloth"),
+        "probe",
+    ),
+    decimal(sensor_first(
+        "soil ph",
+        "Soil pH",
+        "",
+        (41, 92),
+        ("lime", "sulphur"),
+        "electrode",
+    )),
+    decimal(sensor_first(
+        "salinity",
+        "Salinity",
+        "dS/m",
+        (3, 88),
+        ("less leaching", "more leaching"),
+        "electrode",
+    )),
+    sensor_first(
+        "nitrogen",
+        "Nitrogen",
+        "mg/kg",
+        (3, 240),
+        ("fertiliser", "a feeding pause"),
+        "strip",
+    ),
+    sensor_first(
+        "potassium",
+        "Potassium",
+        "mg/kg",
+        (10, 420),
+        ("potash", "a feeding pause"),
+        "strip",
+    ),
+    sensor_first(
+        "air humidity",
+        "Humidity",
+        "%",
+        (9, 99),
+        ("misting", "venting"),
+        "filter",
+    ),
+    sensor_first(
+        "air temperature",
+        "Air temperature",
+        "C",
+        (1, 46),
+        ("heating", "cooling"),
+        "fan",
+    ),
     sensor_first("light", "Light", "klx", (1, 110), ("lamps", "screens"), "lens"),
     sensor_first("wind", "Wind", "m/s", (1, 29), ("open vents", "windbreaks"), "mast"),
-    sensor_first("tank level", "Tank level", "%", (2, 99), ("refilling", "a valve check"), "float"),
-    sensor_first("carbon dioxide", "Carbon dioxide", "ppm", (210, 1900), ("enrichment", "airflow"), "cell"),
+    sensor_first(
+        "tank level",
+        "Tank level",
+        "%",
+        (2, 99),
+        ("refilling", "a valve check"),
+        "float",
+    ),
+    sensor_first(
+        "carbon dioxide",
+        "Carbon dioxide",
+        "ppm",
+        (210, 1900),
+        ("enrichment", "airflow"),
+        "cell",
+    ),
     place_first(
         "drip pressure",
         "kPa",
@@ -193,7 +289,14 @@ pub enum Condition {
 
 impl Condition {
     /// All conditions, in the order of their declaration.
-    pub const ALL: [Self; 6] = [Self::Low, Self::High, Self::Falling, Self::Rising, Self::Unstable, Self::Silent];
+    pub const ALL: [Self; 6] = [
+        Self::Low,
+        Self::High,
+        Self::Falling,
+        Self::Rising,
+        Self::Unstable,
+        Self::Silent,
+    ];
 
     /// The ways in which readings say this condition.
     pub fn phrases(self) -> &'static [&'static str] {

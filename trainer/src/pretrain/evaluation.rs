@@ -49,11 +49,7 @@ pub struct Evaluation {
 const AT_ONCE: usize = 25;
 
 impl Evaluation {
-    pub(super) fn run(
-        decoder: &FrozenDecoder,
-        tokenizer: &Tokenizer,
-        recipe: &Recipe,
-    ) -> Result<Self, PretrainError> {
+    pub(super) fn run(decoder: &FrozenDecoder, tokenizer: &Tokenizer, recipe: &Recipe) -> Result<Self, PretrainError> {
         let score = |examples: &[Example]| -> Result<Score, PretrainError> {
             Ok(Score::of(&decoder.score(&tokenise(tokenizer, examples)?, AT_ONCE)))
         };

@@ -29,9 +29,18 @@ pub(super) fn metadata(config: &fieldfare_lm::config::DecoderConfig, pieces: &Pi
     set("tokenizer.ggml.model", Value::String("llama".to_owned()));
     set("tokenizer.ggml.pre", Value::String("default".to_owned()));
     let pieces = pieces.as_slice();
-    set("tokenizer.ggml.tokens", array(pieces.iter().map(|piece| piece.text.clone()).collect(), Array::String));
-    set("tokenizer.ggml.scores", array(pieces.iter().map(|piece| piece.score).collect(), Array::F32));
-    set("tokenizer.ggml.token_type", array(pieces.iter().map(|piece| piece.kind as i32).collect(), Array::I32));
+    set(
+        "tokenizer.ggml.tokens",
+        array(pieces.iter().map(|piece| piece.text.clone()).collect(), Array::String),
+    );
+    set(
+        "tokenizer.ggml.scores",
+        array(pieces.iter().map(|piece| piece.score).collect(), Array::F32),
+    );
+    set(
+        "tokenizer.ggml.token_type",
+        array(pieces.iter().map(|piece| piece.kind as i32).collect(), Array::I32),
+    );
     set("tokenizer.ggml.unknown_token_id", Value::U32(0));
     set("tokenizer.ggml.bos_token_id", Value::U32(Pieces::BEGIN));
     set("tokenizer.ggml.eos_token_id", Value::U32(Pieces::END));
@@ -57,13 +66,18 @@ pub(super) fn write(
     storage: Storage,
 ) -> Result<(), WriteError> {
     let mut metadata = metadata.clone();
-    metadata.set("general.file_type", Value::U32(if storage == Storage::F16 { 1 } else { 0 }));
+    metadata.set(
+        "general.file_type",
+        Value::U32(if storage == Storage::F16 { 1 } else { 0 }),
+    );
     let specs: Vec<TensorSpec> = weights.places().iter().map(|place| spec(place, storage)).collect();
     let mut writer = GgufWriter::new(out, &metadata, &specs)?;
     for (place, spec) in weights.places().iter().zip(&specs) {
         let values = weights.tensor(place).iter();
         let bytes: Vec<u8> = match spec.tensor_type {
-            TensorType::F16 => values.flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect(),
+            TensorType::F16 => values
+                .flat_map(|value| half::f16::from_f32(*value).to_le_bytes())
+                .collect(),
             _ => values.flat_map(|value| value.to_le_bytes()).collect(),
         };
         writer.tensor(&bytes)?;
@@ -74,7 +88,19 @@ pub(super) fn write(
 
 fn spec(place: &WeightPlace, storage: Storage) -> TensorSpec {
     let (rows, columns) = (place.rows as u64, place.columns as u64);
-    let tensor_type = if storage == Storage::F16 && !place.is_norm() { TensorType::F16 } else { TensorType::F32 };
-    let dimensions = if place.is_norm() { vec![columns] } else { vec![columns, rows] };
-    TensorSpec { name: place.name.clone(), dimensions, tensor_type }
+    let tensor_type = if storage == Storage::F16 && !place.is_norm() {
+        TensorType::F16
+    } else {
+        TensorType::F32
+    };
+    let dimensions = if place.is_norm() {
+        vec![columns]
+    } else {
+        vec![columns, rows]
+    };
+    TensorSpec {
+        name: place.name.clone(),
+        dimensions,
+        tensor_type,
+    }
 }

@@ -1,5 +1,6 @@
 //! Pretraining of the shipped model: all parameters, from scratch, on generated farm text.
 
+mod command;
 mod evaluation;
 mod export;
 pub mod pieces;
@@ -16,6 +17,7 @@ use fieldfare_lm::train::{
 use crate::farm::Example;
 use crate::farm::corpus::Corpus;
 
+pub use command::PretrainOptions;
 pub use evaluation::{Evaluation, Score};
 pub use export::Storage;
 pub use recipe::Recipe;
@@ -71,19 +73,36 @@ pub fn pretrain(recipe: &Recipe, mut progress: impl FnMut(Progress)) -> Result<P
     let config = recipe.config(pieces.as_slice().len());
     let metadata = export::metadata(&config, &pieces);
     let tokenizer = Tokenizer::from_metadata(&metadata)?;
-    let adam = AdamConfig { beta2: recipe.beta2, weight_decay: recipe.weight_decay, ..AdamConfig::default() };
+    let adam = AdamConfig {
+        beta2: recipe.beta2,
+        weight_decay: recipe.weight_decay,
+        ..AdamConfig::default()
+    };
     let weights = DecoderWeights::initialise(config, recipe.seed);
     let mut trainer = FullTrainer::new(weights, adam, PromptWeight::new(recipe.prompt_weight));
-    let schedule = CosineSchedule { peak: recipe.learning_rate, warmup: recipe.steps / 20, steps: recipe.steps };
+    let schedule = CosineSchedule {
+        peak: recipe.learning_rate,
+        warmup: recipe.steps / 20,
+        steps: recipe.steps,
+    };
     let mut corpus = Corpus::new(recipe.corpus_seed());
     let mut tokens = 0;
     for step in 0..recipe.steps {
         let batch = tokenise(&tokenizer, &corpus.by_ref().take(recipe.batch).collect::<Vec<_>>())?;
         tokens += batch.iter().map(|example| example.tokens().len() as u64).sum::<u64>();
         let loss = trainer.step(&batch.iter().collect::<Vec<_>>(), schedule.rate(step));
-        progress(Progress { step: step + 1, steps: recipe.steps, loss, tokens });
+        progress(Progress {
+            step: step + 1,
+            steps: recipe.steps,
+            loss,
+            tokens,
+        });
     }
-    Ok(Pretrained { weights: trainer.into_weights(), metadata, tokenizer })
+    Ok(Pretrained {
+        weights: trainer.into_weights(),
+        metadata,
+        tokenizer,
+    })
 }
 
 fn learn_vocabulary(recipe: &Recipe) -> Pieces {
@@ -104,8 +123,9 @@ const MAX_SEQUENCE: usize = 160;
 pub fn tokenise(tokenizer: &Tokenizer, examples: &[Example]) -> Result<Vec<TrainingExample>, PretrainError> {
     let tokenise = |example: &Example| {
         let tokenised = tokenizer.example(&example.prompt, &example.completion)?;
-        TrainingExample::from_tokenized(tokenised, MAX_SEQUENCE)
-            .ok_or_else(|| PretrainError::Empty { text: example.prompt.clone() + &example.completion })
+        TrainingExample::from_tokenized(tokenised, MAX_SEQUENCE).ok_or_else(|| PretrainError::Empty {
+            text: example.prompt.clone() + &example.completion,
+        })
     };
     examples.iter().map(tokenise).collect()
 }

@@ -52,11 +52,20 @@ impl Pieces {
         let alphabet: BTreeSet<&String> = words.keys().flatten().collect();
         let mut learnt: Vec<String> = alphabet.into_iter().cloned().collect();
         while FIXED_PIECES + learnt.len() < size {
-            let Some((left, right)) = most_frequent_pair(&words) else { break };
-            words = words.into_iter().map(|(word, count)| (merge(word, &left, &right), count)).collect();
+            let Some((left, right)) = most_frequent_pair(&words) else {
+                break;
+            };
+            words = words
+                .into_iter()
+                .map(|(word, count)| (merge(word, &left, &right), count))
+                .collect();
             learnt.push(left + &right);
         }
-        Self(fixed_pieces().chain(learnt.into_iter().enumerate().map(scored)).collect())
+        Self(
+            fixed_pieces()
+                .chain(learnt.into_iter().enumerate().map(scored))
+                .collect(),
+        )
     }
 
     /// The pieces, by token id.
@@ -66,15 +75,31 @@ impl Pieces {
 }
 
 fn fixed_pieces() -> impl Iterator<Item = Piece> {
-    let special = [("<unk>", PieceKind::Unknown), ("<s>", PieceKind::Control), ("</s>", PieceKind::Control)];
-    let special = special.into_iter().map(|(text, kind)| Piece { text: text.to_owned(), score: 0.0, kind });
-    let bytes = (0..=255_u8).map(|byte| Piece { text: format!("<0x{byte:02X}>"), score: 0.0, kind: PieceKind::Byte });
+    let special = [
+        ("<unk>", PieceKind::Unknown),
+        ("<s>", PieceKind::Control),
+        ("</s>", PieceKind::Control),
+    ];
+    let special = special.into_iter().map(|(text, kind)| Piece {
+        text: text.to_owned(),
+        score: 0.0,
+        kind,
+    });
+    let bytes = (0..=255_u8).map(|byte| Piece {
+        text: format!("<0x{byte:02X}>"),
+        score: 0.0,
+        kind: PieceKind::Byte,
+    });
     special.chain(bytes)
 }
 
 /// Pieces that were learnt earlier merge first.
 fn scored((rank, text): (usize, String)) -> Piece {
-    Piece { text, score: -(rank as f32), kind: PieceKind::Normal }
+    Piece {
+        text,
+        score: -(rank as f32),
+        kind: PieceKind::Normal,
+    }
 }
 
 /// A word is a space and what follows up to the next space or line feed, as single characters.
@@ -92,7 +117,9 @@ fn count_words<'a>(texts: impl Iterator<Item = &'a str>) -> BTreeMap<Vec<String>
 
 /// Whether a symbol may be part of a longer piece.
 fn merges(symbol: &str) -> bool {
-    symbol.chars().all(|character| character.is_alphabetic() || character == SPACE || character == '-')
+    symbol
+        .chars()
+        .all(|character| character.is_alphabetic() || character == SPACE || character == '-')
 }
 
 /// Ties go to the pair that comes first in text order.
@@ -103,9 +130,9 @@ fn most_frequent_pair(words: &BTreeMap<Vec<String>, u64>) -> Option<(String, Str
             *pairs.entry((&pair[0], &pair[1])).or_insert(0) += count;
         }
     }
-    let best = pairs.into_iter().min_by(|(left, left_count), (right, right_count)| {
-        right_count.cmp(left_count).then_with(|| left.cmp(right))
-    });
+    let best = pairs
+        .into_iter()
+        .min_by(|(left, left_count), (right, right_count)| right_count.cmp(left_count).then_with(|| left.cmp(right)));
     best.map(|((left, right), _)| (left.clone(), right.clone()))
 }
 
@@ -126,7 +153,10 @@ mod tests {
 
     fn learnt(texts: &[&str], extra: usize) -> Vec<String> {
         let pieces = Pieces::learn(texts.iter().copied(), FIXED_PIECES + extra);
-        pieces.as_slice()[FIXED_PIECES..].iter().map(|piece| piece.text.clone()).collect()
+        pieces.as_slice()[FIXED_PIECES..]
+            .iter()
+            .map(|piece| piece.text.clone())
+            .collect()
     }
 
     #[test]
@@ -141,14 +171,24 @@ mod tests {
     fn bytes_and_specials_have_the_ids_that_llama_vocabularies_use() {
         let pieces = Pieces::learn(["a"].into_iter(), 300);
         let text = |id: usize| pieces.as_slice()[id].text.as_str();
-        assert_eq!((text(0), text(1), text(2), text(3), text(258)), ("<unk>", "<s>", "</s>", "<0x00>", "<0xFF>"));
-        assert_eq!(pieces.as_slice().len(), FIXED_PIECES + 1, "one letter leaves nothing to merge");
+        assert_eq!(
+            (text(0), text(1), text(2), text(3), text(258)),
+            ("<unk>", "<s>", "</s>", "<0x00>", "<0xFF>")
+        );
+        assert_eq!(
+            pieces.as_slice().len(),
+            FIXED_PIECES + 1,
+            "one letter leaves nothing to merge"
+        );
     }
 
     #[test]
     fn earlier_merges_score_higher() {
         let pieces = Pieces::learn(["low lower lowest"].into_iter(), FIXED_PIECES + 14);
-        let scores: Vec<f32> = pieces.as_slice()[FIXED_PIECES..].iter().map(|piece| piece.score).collect();
+        let scores: Vec<f32> = pieces.as_slice()[FIXED_PIECES..]
+            .iter()
+            .map(|piece| piece.score)
+            .collect();
         assert!(scores.windows(2).all(|pair| pair[0] > pair[1]), "{scores:?}");
     }
 }

@@ -32,7 +32,7 @@ impl Default for Recipe {
     fn default() -> Self {
         Self {
             seed: 7,
-            steps: 2_400,
+            steps: 1_200,
             batch: 32,
             learning_rate: 4e-3,
             beta2: 0.98,

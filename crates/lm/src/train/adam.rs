@@ -16,7 +16,12 @@ pub struct AdamConfig {
 impl Default for AdamConfig {
     /// The constants of Adam's authors (arXiv 1412.6980), without decay.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+        }
     }
 }
 
@@ -32,14 +37,24 @@ pub struct Adam {
 impl Adam {
     /// A fresh state for `parameters` numbers.
     pub fn new(config: AdamConfig, parameters: usize) -> Self {
-        Self { config, mean: vec![0.0; parameters], mean_square: vec![0.0; parameters], steps: 0 }
+        Self {
+            config,
+            mean: vec![0.0; parameters],
+            mean_square: vec![0.0; parameters],
+            steps: 0,
+        }
     }
 
     /// One step down `gradient`. `decays` says for each index whether its parameter decays.
     ///
     /// All three vectors have the length that the state was made for.
     pub fn step(&mut self, values: &mut [f32], gradient: &[f32], learning_rate: f32, decays: impl Fn(usize) -> bool) {
-        let AdamConfig { beta1, beta2, epsilon, weight_decay } = self.config;
+        let AdamConfig {
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+        } = self.config;
         self.steps += 1;
         let (correction1, correction2) = (1.0 - beta1.powi(self.steps), 1.0 - beta2.powi(self.steps));
         for (index, (value, gradient)) in values.iter_mut().zip(gradient).enumerate() {
@@ -60,15 +75,27 @@ mod tests {
 
     #[test]
     fn two_steps_agree_with_the_published_formulas() {
-        let config = AdamConfig { weight_decay: 0.1, ..AdamConfig::default() };
+        let config = AdamConfig {
+            weight_decay: 0.1,
+            ..AdamConfig::default()
+        };
         let mut adam = Adam::new(config, 2);
         let mut values = [1.0, -2.0];
         adam.step(&mut values, &[0.5, -1.0], 0.1, |_| true);
         // After one step the direction is the gradient's sign: 1 * 0.99 - 0.1 and -2 * 0.99 + 0.1.
-        assert!((values[0] - 0.89).abs() < 1e-6 && (values[1] + 1.88).abs() < 1e-6, "{values:?}");
+        assert!(
+            (values[0] - 0.89).abs() < 1e-6 && (values[1] + 1.88).abs() < 1e-6,
+            "{values:?}"
+        );
         adam.step(&mut values, &[0.5, 2.0], 0.1, |_| false);
         // Means (0.095, 0.11) / 0.19 and squares (0.00049975, 0.004999) / 0.001999, without decay this time.
-        let expected = [0.89 - 0.1 * 0.5 / 0.5, -1.88 - 0.1 * (0.11 / 0.19) / (0.004_999_f32 / 0.001_999).sqrt()];
-        assert!((values[0] - expected[0]).abs() < 1e-5 && (values[1] - expected[1]).abs() < 1e-5, "{values:?}");
+        let expected = [
+            0.89 - 0.1 * 0.5 / 0.5,
+            -1.88 - 0.1 * (0.11 / 0.19) / (0.004_999_f32 / 0.001_999).sqrt(),
+        ];
+        assert!(
+            (values[0] - expected[0]).abs() < 1e-5 && (values[1] - expected[1]).abs() < 1e-5,
+            "{values:?}"
+        );
     }
 }

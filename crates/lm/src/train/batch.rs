@@ -63,7 +63,11 @@ impl PromptWeight {
 
     /// The weight, brought into the range from 0 to 1.
     pub fn new(weight: f32) -> Self {
-        Self(if weight.is_finite() { weight.clamp(0.0, 1.0) } else { 0.0 })
+        Self(if weight.is_finite() {
+            weight.clamp(0.0, 1.0)
+        } else {
+            0.0
+        })
     }
 }
 
@@ -101,7 +105,11 @@ impl Batch {
             for (slot, token) in tokens[index * length..].iter_mut().zip(inputs) {
                 *slot = *token as i32;
             }
-            let first = if prompt_weight == PromptWeight::ZERO { example.scored_from } else { 1 };
+            let first = if prompt_weight == PromptWeight::ZERO {
+                example.scored_from
+            } else {
+                1
+            };
             for position in first..example.tokens.len() {
                 let counts = position >= example.scored_from;
                 rows.push((index * length + position - 1) as i32);
@@ -169,7 +177,10 @@ mod tests {
         ];
         for ((scored_from, limit), expected) in cases {
             let example = TrainingExample::new(tokens.clone(), scored_from, limit);
-            let expected = expected.map(|(range, scored_from)| TrainingExample { tokens: range.collect(), scored_from });
+            let expected = expected.map(|(range, scored_from)| TrainingExample {
+                tokens: range.collect(),
+                scored_from,
+            });
             assert_eq!(example, expected, "scored from {scored_from}, limit {limit}");
         }
     }

@@ -26,7 +26,10 @@ impl DecoderTensors {
 
     /// The same tensors as leaves that receive gradients.
     pub(super) fn trained(self) -> Self {
-        Self { tensors: self.tensors.into_iter().map(Tensor::require_grad).collect(), ..self }
+        Self {
+            tensors: self.tensors.into_iter().map(Tensor::require_grad).collect(),
+            ..self
+        }
     }
 
     pub(super) fn all(&self) -> &[Tensor<2>] {
@@ -65,7 +68,9 @@ impl DecoderTensors {
         for index in 0..self.layers {
             let tensors = self.layer(index);
             let project = |projection: Projection, input: &Tensor<2>| {
-                let base = input.clone().matmul(tensors[2 + projection as usize].clone().transpose());
+                let base = input
+                    .clone()
+                    .matmul(tensors[2 + projection as usize].clone().transpose());
                 match lora {
                     Some(leaves) => base + leaves.delta(index, projection, input, batch.examples),
                     None => base,
@@ -104,8 +109,9 @@ impl Positions {
     fn new(config: &DecoderConfig, length: usize, device: &Device) -> Self {
         let pairs = config.rope.dimensions / 2;
         let factors = |function: fn(f64) -> f64| {
-            let values: Vec<f32> =
-                (0..length * pairs).map(|index| function(angle(&config.rope, index / pairs, index % pairs)) as f32).collect();
+            let values: Vec<f32> = (0..length * pairs)
+                .map(|index| function(angle(&config.rope, index / pairs, index % pairs)) as f32)
+                .collect();
             Tensor::from_data(TensorData::new(values, [1, 1, length, pairs]), device)
         };
         let group = config.heads / config.kv_heads;
@@ -138,7 +144,9 @@ fn attention(
     let (examples, length, width) = (batch.examples, batch.length, config.head_width);
     let group_rows = config.heads / config.kv_heads * length;
     let heads = |projection: Projection, count: usize| {
-        project(projection, input).reshape([examples, length, count, width]).swap_dims(1, 2)
+        project(projection, input)
+            .reshape([examples, length, count, width])
+            .swap_dims(1, 2)
     };
     let queries = rotate(heads(Projection::Query, config.heads), &config.rope, positions);
     let queries = queries.mul_scalar((width as f32).sqrt().recip());
@@ -148,7 +156,10 @@ fn attention(
     let scores = queries.matmul(keys.swap_dims(2, 3)) + positions.mask.clone();
     let mixed = activation::softmax(scores, 3).matmul(values);
     let mixed = mixed.reshape([examples, config.heads, length, width]).swap_dims(1, 2);
-    project(Projection::Output, &mixed.reshape([examples * length, config.query_width()]))
+    project(
+        Projection::Output,
+        &mixed.reshape([examples * length, config.query_width()]),
+    )
 }
 
 /// Rotary embedding of `[examples, heads, length, head_width]`.
@@ -163,7 +174,12 @@ fn rotate(heads: Tensor<4>, rope: &Rope, positions: &Positions) -> Tensor<4> {
         RopePairing::Halves => (turning.clone().narrow(3, 0, pairs), turning.narrow(3, pairs, pairs)),
         RopePairing::Interleaved => {
             let turning = turning.reshape([examples, count, length, pairs, 2]);
-            let part = |index| turning.clone().narrow(4, index, 1).reshape([examples, count, length, pairs]);
+            let part = |index| {
+                turning
+                    .clone()
+                    .narrow(4, index, 1)
+                    .reshape([examples, count, length, pairs])
+            };
             (part(0), part(1))
         }
     };

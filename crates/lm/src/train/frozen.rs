@@ -30,7 +30,11 @@ impl FrozenDecoder {
     /// Puts the weights on the CPU.
     pub fn new(weights: &DecoderWeights) -> Self {
         let device = Device::flex().autodiff();
-        Self { config: weights.config().clone(), tensors: weights.to_device(&device), device }
+        Self {
+            config: weights.config().clone(),
+            tensors: weights.to_device(&device),
+            device,
+        }
     }
 
     /// The shape.
@@ -46,7 +50,9 @@ impl FrozenDecoder {
     fn logits_with(&self, adapter: Option<(&LoraFactors, &[f32])>, tokens: &[u32]) -> Vec<f32> {
         // The last token of an example is only ever a target: any token will do.
         let padded: Vec<u32> = tokens.iter().copied().chain([0]).collect();
-        let Some(example) = TrainingExample::new(padded, 1, usize::MAX) else { return Vec::new() };
+        let Some(example) = TrainingExample::new(padded, 1, usize::MAX) else {
+            return Vec::new();
+        };
         let batch = Batch::new(&[&example], PromptWeight::ZERO, &self.device);
         let leaves = adapter.map(|(factors, flat_b)| factors.constants(flat_b, batch.examples, &self.device));
         let hidden = self.tensors.hidden(&self.config, &batch, leaves.as_ref());
@@ -71,7 +77,13 @@ impl FrozenDecoder {
             let leaves = adapter.map(|(factors, flat_b)| factors.constants(flat_b, batch.examples, &self.device));
             let hidden = self.tensors.hidden(&self.config, &batch, leaves.as_ref());
             let hidden = hidden.select(0, batch.rows.clone());
-            let head = head_loss(&hidden, self.tensors.head(), &batch.targets, &batch.weights, HeadGradient::None);
+            let head = head_loss(
+                &hidden,
+                self.tensors.head(),
+                &batch.targets,
+                &batch.weights,
+                HeadGradient::None,
+            );
             scores.extend(batch.per_example(&head.row_losses, &head.row_hits));
         }
         scores
@@ -121,7 +133,8 @@ impl LoraDecoder {
     /// # Panics
     /// If `flat_b` has not [`Self::trained_parameters`] elements.
     pub fn score(&self, flat_b: &[f32], examples: &[TrainingExample], examples_at_once: usize) -> Vec<ExampleScore> {
-        self.decoder.score_with(Some((&self.factors, flat_b)), examples, examples_at_once)
+        self.decoder
+            .score_with(Some((&self.factors, flat_b)), examples, examples_at_once)
     }
 
     /// Each example's own gradient of its own mean loss with respect to `flat_b`, by one backward pass over all.
@@ -137,11 +150,22 @@ impl LoraDecoder {
         let (decoder, device) = (&self.decoder, &self.decoder.device);
         let batch = Batch::new(examples, PromptWeight::ZERO, device);
         let leaves = self.factors.leaves(flat_b, batch.examples, device);
-        let hidden = decoder.tensors.hidden(&decoder.config, &batch, Some(&leaves)).select(0, batch.rows.clone());
+        let hidden = decoder
+            .tensors
+            .hidden(&decoder.config, &batch, Some(&leaves))
+            .select(0, batch.rows.clone());
         let constant = hidden.clone().detach();
-        let head = head_loss(&constant, decoder.tensors.head(), &batch.targets, &batch.weights, HeadGradient::Hidden);
+        let head = head_loss(
+            &constant,
+            decoder.tensors.head(),
+            &batch.targets,
+            &batch.weights,
+            HeadGradient::Hidden,
+        );
         // The sum of products with a constant has exactly that constant as its gradient.
-        let Some(hidden_gradient) = head.hidden_gradient else { return Vec::new() };
+        let Some(hidden_gradient) = head.hidden_gradient else {
+            return Vec::new();
+        };
         let surrogate: Tensor<1> = (hidden * hidden_gradient).sum();
         leaves.gradients(&mut surrogate.backward(), batch.examples)
     }

@@ -24,9 +24,19 @@ const MAX_GRADIENT_NORM: f32 = 1.0;
 impl FullTrainer {
     /// A trainer that starts at `weights`. Tokens of prompts weigh `prompt_weight` against 1 for scored tokens.
     pub fn new(weights: DecoderWeights, adam: AdamConfig, prompt_weight: PromptWeight) -> Self {
-        let decays = weights.places().iter().flat_map(|place| vec![!place.is_norm(); place.length()]).collect();
+        let decays = weights
+            .places()
+            .iter()
+            .flat_map(|place| vec![!place.is_norm(); place.length()])
+            .collect();
         let adam = Adam::new(adam, weights.values().len());
-        Self { weights, adam, prompt_weight, decays, device: Device::flex().autodiff() }
+        Self {
+            weights,
+            adam,
+            prompt_weight,
+            decays,
+            device: Device::flex().autodiff(),
+        }
     }
 
     /// The weights as they are now.
@@ -52,7 +62,10 @@ impl FullTrainer {
             gradient.iter_mut().for_each(|value| *value *= MAX_GRADIENT_NORM / norm);
         }
         let decays = &self.decays;
-        self.adam.step(self.weights.values_mut(), &gradient, learning_rate, |index| decays[index]);
+        self.adam
+            .step(self.weights.values_mut(), &gradient, learning_rate, |index| {
+                decays[index]
+            });
         loss
     }
 
@@ -60,9 +73,17 @@ impl FullTrainer {
         let mut batch = Batch::new(examples, self.prompt_weight, &self.device);
         batch.weigh_tokens_equally(self.prompt_weight);
         let tensors = self.weights.to_device(&self.device).trained();
-        let hidden = tensors.hidden(self.weights.config(), &batch, None).select(0, batch.rows.clone());
+        let hidden = tensors
+            .hidden(self.weights.config(), &batch, None)
+            .select(0, batch.rows.clone());
         let (constant, head) = (hidden.clone().detach(), tensors.head().clone().detach());
-        let result = head_loss(&constant, &head, &batch.targets, &batch.weights, HeadGradient::HiddenAndHead);
+        let result = head_loss(
+            &constant,
+            &head,
+            &batch.targets,
+            &batch.weights,
+            HeadGradient::HiddenAndHead,
+        );
         let mut gradients = match result.hidden_gradient {
             Some(gradient) => (hidden * gradient).sum().backward(),
             None => unreachable!("a batch with examples has rows"),
@@ -76,7 +97,10 @@ impl FullTrainer {
         }
         if let Some(gradient) = result.head_gradient {
             let start = self.weights.places()[tensors.head_index()].offset;
-            flat[start..].iter_mut().zip(floats(gradient)).for_each(|(sum, part)| *sum += part);
+            flat[start..]
+                .iter_mut()
+                .zip(floats(gradient))
+                .for_each(|(sum, part)| *sum += part);
         }
         (batch.mean_scored_loss(&result.row_losses), flat)
     }

@@ -58,12 +58,16 @@ impl DecoderWeights {
         let gguf = Gguf::parse(mapping.as_bytes())?;
         let config = DecoderConfig::from_gguf(&gguf)?;
         if !config.architecture.is_runnable() {
-            return Err(LoadWeightsError::Architecture { architecture: config.architecture });
+            return Err(LoadWeightsError::Architecture {
+                architecture: config.architecture,
+            });
         }
         let weights = Self::load(config, |name| read(&gguf, mapping, name))?;
         let known = |name: &str| weights.places().iter().any(|place| place.name == name);
         match gguf.tensors.iter().find(|tensor| !known(&tensor.name)) {
-            Some(tensor) => Err(LoadWeightsError::Unexpected { name: tensor.name.clone() }),
+            Some(tensor) => Err(LoadWeightsError::Unexpected {
+                name: tensor.name.clone(),
+            }),
             None => Ok(weights),
         }
     }
@@ -74,6 +78,8 @@ fn read(gguf: &Gguf, mapping: &Arc<Mapping>, name: &str) -> Result<Vec<f32>, Loa
     let tensor = gguf.tensor(name).ok_or_else(missing)?;
     let start = gguf.data_offset.checked_add(tensor.offset).ok_or_else(missing)? as usize;
     let range = start..start.checked_add(tensor.bytes as usize).ok_or_else(missing)?;
-    dequantise(mapping, range, tensor.tensor_type)
-        .ok_or_else(|| LoadWeightsError::Format { name: name.to_owned(), format: tensor.tensor_type.to_string() })
+    dequantise(mapping, range, tensor.tensor_type).ok_or_else(|| LoadWeightsError::Format {
+        name: name.to_owned(),
+        format: tensor.tensor_type.to_string(),
+    })
 }

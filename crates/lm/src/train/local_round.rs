@@ -108,14 +108,20 @@ impl LocalRound<'_> {
     ) -> Result<Vec<f32>, LocalRoundError<M::Error>> {
         let expected = self.decoder.trained_parameters();
         if start.len() != expected {
-            return Err(LocalRoundError::StateLength { found: start.len(), expected });
+            return Err(LocalRoundError::StateLength {
+                found: start.len(),
+                expected,
+            });
         }
         let mut state = start.to_vec();
         let mut adam = Adam::new(self.config.adam, expected);
         for step in 0..self.config.steps {
             let gradient = self.private_gradient(step, &state, mechanism)?;
             if gradient.len() != expected {
-                return Err(LocalRoundError::GradientLength { found: gradient.len(), expected });
+                return Err(LocalRoundError::GradientLength {
+                    found: gradient.len(),
+                    expected,
+                });
             }
             adam.step(&mut state, &gradient, self.config.learning_rate, |_| false);
             progress(step + 1);
@@ -130,8 +136,11 @@ impl LocalRound<'_> {
         mechanism: &mut M,
     ) -> Result<Vec<f32>, LocalRoundError<M::Error>> {
         let failed = |source| LocalRoundError::Mechanism { step, source };
-        let mut drawn: Vec<&TrainingExample> =
-            mechanism.batch(step, self.examples.len()).into_iter().filter_map(|index| self.examples.get(index)).collect();
+        let mut drawn: Vec<&TrainingExample> = mechanism
+            .batch(step, self.examples.len())
+            .into_iter()
+            .filter_map(|index| self.examples.get(index))
+            .collect();
         // Examples of like length share a pass, so that little of it is padding; the sum does not depend on the order.
         drawn.sort_by_key(|example| example.tokens().len());
         for part in drawn.chunks(self.config.physical_batch.get()) {

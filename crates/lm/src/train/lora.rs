@@ -43,7 +43,14 @@ impl LoraSpec {
             .flat_map(|layer| Projection::ALL.map(|projection| (layer, projection)))
             .map(|(layer, projection)| {
                 let (d_in, d_out) = projection.shape(config);
-                let place = Place { layer, projection, d_in, d_out, offset, length: d_out * self.rank };
+                let place = Place {
+                    layer,
+                    projection,
+                    d_in,
+                    d_out,
+                    offset,
+                    length: d_out * self.rank,
+                };
                 offset += place.length;
                 place
             })
@@ -88,7 +95,9 @@ pub fn orthonormal_a(seed: u64, stream: u64, rank: usize, d_in: usize) -> Vec<f3
         for _ in 0..2 {
             for earlier in &rows {
                 let product = dot(&row, earlier);
-                row.iter_mut().zip(earlier).for_each(|(value, other)| *value -= product * other);
+                row.iter_mut()
+                    .zip(earlier)
+                    .for_each(|(value, other)| *value -= product * other);
             }
         }
         let norm = dot(&row, &row).sqrt();
@@ -132,13 +141,20 @@ impl LoraFactors {
                 factor.transpose().mul_scalar(spec.scale())
             })
             .collect();
-        Self { places, scaled_a, rank: spec.rank }
+        Self {
+            places,
+            scaled_a,
+            rank: spec.rank,
+        }
     }
 
     /// One copy of each B factor per example, ready to receive gradients.
     pub(super) fn leaves(&self, flat_b: &[f32], examples: usize, device: &Device) -> LoraLeaves<'_> {
         let LoraLeaves { factors, copies } = self.constants(flat_b, examples, device);
-        LoraLeaves { factors, copies: copies.into_iter().map(Tensor::require_grad).collect() }
+        LoraLeaves {
+            factors,
+            copies: copies.into_iter().map(Tensor::require_grad).collect(),
+        }
     }
 
     /// One copy of each B factor per example, without gradients.
@@ -147,7 +163,11 @@ impl LoraFactors {
     /// If `flat_b` is not as long as the places say.
     pub(super) fn constants(&self, flat_b: &[f32], examples: usize, device: &Device) -> LoraLeaves<'_> {
         let expected = self.places.last().map_or(0, |place| place.offset + place.length);
-        assert_eq!(flat_b.len(), expected, "the flat vector of B factors has another length than the adapter");
+        assert_eq!(
+            flat_b.len(),
+            expected,
+            "the flat vector of B factors has another length than the adapter"
+        );
         let copies = self
             .places
             .iter()
@@ -177,16 +197,23 @@ impl LoraLeaves<'_> {
         let d_out = self.factors.places[index].d_out;
         let low = input.clone().matmul(self.factors.scaled_a[index].clone());
         let low = low.reshape([examples, rows / examples, self.factors.rank]);
-        low.matmul(self.copies[index].clone().swap_dims(1, 2)).reshape([rows, d_out])
+        low.matmul(self.copies[index].clone().swap_dims(1, 2))
+            .reshape([rows, d_out])
     }
 
     /// Takes the gradients out of a finished backward pass: one flat vector an example.
     pub(super) fn gradients(&self, gradients: &mut burn::tensor::Gradients, examples: usize) -> Vec<Vec<f32>> {
-        let total = self.factors.places.last().map_or(0, |place| place.offset + place.length);
+        let total = self
+            .factors
+            .places
+            .last()
+            .map_or(0, |place| place.offset + place.length);
         let mut flat = vec![vec![0.0; total]; examples];
         for (place, copy) in self.factors.places.iter().zip(&self.copies) {
             // A projection whose gradient is missing did not take part in the loss: its gradient is zero.
-            let Some(gradient) = copy.grad_remove(gradients) else { continue };
+            let Some(gradient) = copy.grad_remove(gradients) else {
+                continue;
+            };
             for (example, values) in flat.iter_mut().zip(floats(gradient).chunks_exact(place.length)) {
                 example[place.offset..place.offset + place.length].copy_from_slice(values);
             }

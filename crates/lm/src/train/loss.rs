@@ -66,7 +66,12 @@ pub(super) fn head_loss(
         hidden_parts.push(logit_gradient.matmul(head.clone()));
     }
     let hidden_gradient = (!hidden_parts.is_empty()).then(|| Tensor::cat(hidden_parts, 0));
-    HeadLoss { row_losses, row_hits, hidden_gradient, head_gradient }
+    HeadLoss {
+        row_losses,
+        row_hits,
+        hidden_gradient,
+        head_gradient,
+    }
 }
 
 /// The softmax of one chunk of rows.
@@ -89,11 +94,20 @@ impl ChunkLoss {
         let at_target = floats(shifted.clone().gather(1, targets.clone()));
         let exponentials = shifted.exp();
         let sums = exponentials.clone().sum_dim(1);
-        Self { exponentials, sums, targets, at_target }
+        Self {
+            exponentials,
+            sums,
+            targets,
+            at_target,
+        }
     }
 
     fn losses(&self) -> Vec<f32> {
-        floats(self.sums.clone()).iter().zip(&self.at_target).map(|(sum, target)| sum.ln() - target).collect()
+        floats(self.sums.clone())
+            .iter()
+            .zip(&self.at_target)
+            .map(|(sum, target)| sum.ln() - target)
+            .collect()
     }
 
     /// Gradient of the losses' weighted sum with respect to the logits, `[rows, vocabulary]`.
@@ -113,5 +127,7 @@ fn column_of_ids(ids: &[u32], device: &Device) -> Tensor<2, Int> {
 
 /// The elements of a tensor, in row-major order.
 pub(super) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.try_into_vec_as::<f32>().expect("every float tensor of this module is f32")
+    tensor
+        .try_into_vec_as::<f32>()
+        .expect("every float tensor of this module is f32")
 }

@@ -26,7 +26,10 @@ impl PhysicalBatch {
 
     /// The largest batch with which training fits into `bytes`, if one example does.
     pub fn fitting(bytes: u64, config: &DecoderConfig, spec: &LoraSpec, sequence: usize) -> Option<Self> {
-        (1..=Self::MAX.0).rev().map(Self).find(|batch| training_bytes(config, spec, *batch, sequence) <= bytes)
+        (1..=Self::MAX.0)
+            .rev()
+            .map(Self)
+            .find(|batch| training_bytes(config, spec, *batch, sequence) <= bytes)
     }
 }
 

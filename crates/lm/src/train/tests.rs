@@ -19,12 +19,21 @@ fn small_config() -> DecoderConfig {
         vocabulary: 40,
         context: 64,
         norm_epsilon: 1e-5,
-        rope: Rope { theta: 10_000.0, dimensions: 6, position_divisor: 1.0, pairing: RopePairing::Interleaved },
+        rope: Rope {
+            theta: 10_000.0,
+            dimensions: 6,
+            position_divisor: 1.0,
+            pairing: RopePairing::Interleaved,
+        },
         tied_embeddings: true,
     }
 }
 
-const SPEC: LoraSpec = LoraSpec { rank: 3, alpha: 6.0, seed: 11 };
+const SPEC: LoraSpec = LoraSpec {
+    rank: 3,
+    alpha: 6.0,
+    seed: 11,
+};
 
 fn lora_decoder() -> LoraDecoder {
     LoraDecoder::new(FrozenDecoder::new(&DecoderWeights::initialise(small_config(), 5)), SPEC)
@@ -46,7 +55,9 @@ fn examples() -> Vec<TrainingExample> {
 
 /// B factors away from zero, so that gradients through A take part.
 fn some_state(length: usize) -> Vec<f32> {
-    (0..length).map(|index| 0.05 * ((index * 37 % 101) as f32 / 50.0 - 1.0)).collect()
+    (0..length)
+        .map(|index| 0.05 * ((index * 37 % 101) as f32 / 50.0 - 1.0))
+        .collect()
 }
 
 fn norm(vector: impl Iterator<Item = f32>) -> f32 {
@@ -68,7 +79,10 @@ fn per_example_gradients_equal_batch_of_one_passes_and_differ_from_each_other() 
         let distance = relative_distance(&together[index], alone);
         assert!(distance < 1e-5, "example {index} is {distance} away from its own pass");
         let other = &together[(index + 1) % examples.len()];
-        assert!(relative_distance(other, alone) > 0.3, "another example's gradient passes for that of {index}");
+        assert!(
+            relative_distance(other, alone) > 0.3,
+            "another example's gradient passes for that of {index}"
+        );
     }
 }
 
@@ -92,7 +106,10 @@ fn gradients_agree_with_finite_differences_of_the_loss() {
         let slope = (moved(0.02) - moved(-0.02)) / 0.04;
         let (layer, projection) = (place.layer, place.projection);
         // The loss is F32 near 4: its last bit over the distance is 1e-5.
-        assert!((slope - size).abs() < 0.02 * size + 5e-5, "layer {layer} {projection:?}: {slope} against {size}");
+        assert!(
+            (slope - size).abs() < 0.02 * size + 5e-5,
+            "layer {layer} {projection:?}: {slope} against {size}"
+        );
     }
 }
 
@@ -100,9 +117,17 @@ fn gradients_agree_with_finite_differences_of_the_loss() {
 fn an_adapter_of_zeros_changes_nothing_and_another_one_does() {
     let (decoder, examples) = (lora_decoder(), examples());
     let base = decoder.decoder().score(&examples, 2);
-    assert_eq!(decoder.score(&vec![0.0; decoder.trained_parameters()], &examples, 2), base);
+    assert_eq!(
+        decoder.score(&vec![0.0; decoder.trained_parameters()], &examples, 2),
+        base
+    );
     let changed = decoder.score(&some_state(decoder.trained_parameters()), &examples, 2);
-    assert!(changed.iter().zip(&base).all(|(changed, base)| changed.loss != base.loss));
+    assert!(
+        changed
+            .iter()
+            .zip(&base)
+            .all(|(changed, base)| changed.loss != base.loss)
+    );
 }
 
 #[test]
@@ -127,7 +152,11 @@ fn the_rows_of_a_are_orthonormal_and_follow_from_the_seed() {
     assert_eq!(rows, orthonormal_a(3, 1, rank, d_in));
     assert_ne!(rows, orthonormal_a(3, 2, rank, d_in));
     assert_ne!(rows, orthonormal_a(4, 1, rank, d_in));
-    assert_eq!(orthonormal_a(3, 1, 4, 2)[4..], [0.0; 4], "a rank above the width has no more rows");
+    assert_eq!(
+        orthonormal_a(3, 1, 4, 2)[4..],
+        [0.0; 4],
+        "a rank above the width has no more rows"
+    );
 }
 
 #[test]
@@ -174,7 +203,10 @@ impl GradientMechanism for PlainMean {
     }
 
     fn add(&mut self, gradient: &[f32]) -> Result<(), Infallible> {
-        self.sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value / 5.0);
+        self.sum
+            .iter_mut()
+            .zip(gradient)
+            .for_each(|(sum, value)| *sum += value / 5.0);
         Ok(())
     }
 
@@ -197,8 +229,20 @@ fn run_round(
         adam: AdamConfig::default(),
         physical_batch: PhysicalBatch::new(physical_batch),
     };
-    let round = LocalRound { decoder: &decoder, examples: &examples(), config, cancelled };
-    round.run(&vec![0.0; length], &mut PlainMean { sum: vec![0.0; length], batches }, |_| ())
+    let round = LocalRound {
+        decoder: &decoder,
+        examples: &examples(),
+        config,
+        cancelled,
+    };
+    round.run(
+        &vec![0.0; length],
+        &mut PlainMean {
+            sum: vec![0.0; length],
+            batches,
+        },
+        |_| (),
+    )
 }
 
 #[test]
@@ -210,14 +254,20 @@ fn a_local_round_lowers_the_loss_and_the_physical_batch_does_not_matter() {
     assert!(relative_distance(&state, &pieces) < 1e-2);
     let (decoder, examples) = (lora_decoder(), examples());
     let mean = |scores: Vec<ExampleScore>| scores.iter().map(|score| score.loss).sum::<f32>() / scores.len() as f32;
-    let (before, after) = (mean(decoder.decoder().score(&examples, 8)), mean(decoder.score(&state, &examples, 8)));
+    let (before, after) = (
+        mean(decoder.decoder().score(&examples, 8)),
+        mean(decoder.score(&state, &examples, 8)),
+    );
     assert!(after < before - 1.0, "loss went from {before} to {after}");
 }
 
 #[test]
 fn an_empty_batch_is_a_step_and_a_set_flag_ends_the_round() {
     let state = run_round(4, vec![vec![]], &AtomicBool::new(false)).unwrap();
-    assert!(state.iter().all(|value| *value == 0.0), "without gradients nothing moves");
+    assert!(
+        state.iter().all(|value| *value == 0.0),
+        "without gradients nothing moves"
+    );
     let ended = run_round(4, vec![vec![0]], &AtomicBool::new(true));
     assert!(matches!(ended, Err(LocalRoundError::Cancelled { steps: 0 })));
 }
@@ -231,8 +281,21 @@ fn a_state_of_another_length_is_refused() {
         adam: AdamConfig::default(),
         physical_batch: PhysicalBatch::new(4),
     };
-    let round =
-        LocalRound { decoder: &decoder, examples: &examples(), config, cancelled: &AtomicBool::new(false) };
-    let error = round.run(&[0.0; 3], &mut PlainMean { sum: Vec::new(), batches: vec![vec![]] }, |_| ()).unwrap_err();
+    let round = LocalRound {
+        decoder: &decoder,
+        examples: &examples(),
+        config,
+        cancelled: &AtomicBool::new(false),
+    };
+    let error = round
+        .run(
+            &[0.0; 3],
+            &mut PlainMean {
+                sum: Vec::new(),
+                batches: vec![vec![]],
+            },
+            |_| (),
+        )
+        .unwrap_err();
     assert!(matches!(error, LocalRoundError::StateLength { found: 3, .. }));
 }

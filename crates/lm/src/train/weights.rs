@@ -60,7 +60,12 @@ fn places(config: &DecoderConfig) -> Vec<WeightPlace> {
     let mut places: Vec<WeightPlace> = Vec::new();
     let mut push = |name: String, rows: usize, columns: usize| {
         let offset = places.last().map_or(0, |place| place.offset + place.length());
-        places.push(WeightPlace { name, rows, columns, offset });
+        places.push(WeightPlace {
+            name,
+            rows,
+            columns,
+            offset,
+        });
     };
     push("token_embd.weight".to_owned(), config.vocabulary, config.width);
     for layer in 0..config.layers {
@@ -123,7 +128,12 @@ impl DecoderWeights {
         for place in &places {
             let tensor = read(&place.name)?;
             if tensor.len() != place.length() {
-                return Err(WrongLength { name: place.name.clone(), found: tensor.len(), expected: place.length() }.into());
+                return Err(WrongLength {
+                    name: place.name.clone(),
+                    found: tensor.len(),
+                    expected: place.length(),
+                }
+                .into());
             }
             values.extend(tensor);
         }
