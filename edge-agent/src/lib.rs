@@ -1,1 +1,20 @@
 //! The device: session, install, serve, train.
+
+pub mod agent;
+pub mod api;
+pub mod args;
+pub mod clock;
+pub mod config;
+pub mod enrolment;
+pub mod example;
+pub mod folder;
+pub mod install;
+pub mod limits;
+pub mod measure;
+pub mod openai;
+pub mod private;
+pub mod process;
+pub mod rounds;
+pub mod serving;
+pub mod session;
+pub mod status;

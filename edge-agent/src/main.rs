@@ -1,3 +1,83 @@
-//! Starts the process.
+//! Starts the process: parses, runs until a signal, drains.
 
-fn main() {}
+use std::io::{BufReader, Write, stdin, stdout};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use fieldfare_agent::agent::Agent;
+use fieldfare_agent::args::{Arguments, Command, Output, Run};
+use fieldfare_agent::folder::Folder;
+use fieldfare_agent::process::{self, Binary, Task};
+use fieldfare_agent::{clock, enrolment, measure, serving, status};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("FIELDFARE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match carry_out(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fieldfare-agent: {}", process::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve => {
+            process::become_child(Task::Serve)?;
+            Ok(serving::serve(BufReader::new(stdin()), stdout().lock())?)
+        }
+        Command::Train => anyhow::bail!("not yet"),
+        Command::Enrol(arguments) => asynchronously(async {
+            let identity = enrolment::enrol(&arguments, &clock::time_source()).await?;
+            say(&format!("enrolled as {}", identity.principal()))
+        }),
+        Command::Run(arguments) => asynchronously(run(arguments)),
+        Command::Status(arguments) => asynchronously(async {
+            say(status::status(&Folder::new(&arguments.dir), arguments.output)
+                .await?
+                .trim_end())
+        }),
+        Command::Profile { output } => {
+            let profile = measure::profile(&std::env::current_dir()?)?;
+            say(&match output {
+                Output::Json => serde_json::to_string_pretty(&profile)?,
+                Output::Text => measure::text(&profile),
+            })
+        }
+    }
+}
+
+fn asynchronously(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(stdout(), "{text}")?)
+}
+
+async fn run(arguments: Run) -> anyhow::Result<()> {
+    let binary = Binary::new(std::env::current_exe().context("the path of this binary")?);
+    let agent = Agent::new(Folder::new(&arguments.dir), arguments.api_listen, binary).await?;
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        stopping.cancel();
+    });
+    say(&format!("ready: {}", agent.announcement()?))?;
+    agent.run(stop).await
+}

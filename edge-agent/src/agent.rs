@@ -1,0 +1,147 @@
+//! The running device: its parts, put together and taken apart.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use fieldfare_proto::v1::TrainingReadiness;
+use fieldfare_release::Sha256Digest;
+use fieldfare_tls::{Identity, IdentityHandle};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiState, SettingsOwner};
+use crate::clock;
+use crate::config::{AgentConfig, ConfigError, Settings};
+use crate::folder::{self, Folder};
+use crate::install::{Installer, Parts};
+use crate::limits::{INVITATION_QUEUE, SESSION_QUEUE};
+use crate::private::PrivateStore;
+use crate::process::{self, Binary};
+use crate::session::{Connection, Session, keep_certificate};
+
+/// A device that is ready to run.
+#[derive(Debug)]
+pub struct Agent {
+    folder: Folder,
+    listener: TcpListener,
+    installer: Installer,
+    session: Session,
+    state: Arc<ApiState>,
+    identity: IdentityHandle,
+    config: AgentConfig,
+}
+
+impl Agent {
+    /// Takes up the device of a folder: everything is read and opened, nothing runs yet.
+    ///
+    /// # Errors
+    /// The folder is not enrolled or is damaged, another agent runs in it, or the address is taken.
+    pub async fn new(folder: Folder, api_listen: Option<SocketAddr>, binary: Binary) -> anyhow::Result<Self> {
+        let config = AgentConfig::load(&folder)?;
+        let settings = Settings::load(&folder)?;
+        folder.create()?;
+        let identity = Identity::load(&folder.identity()).context("the identity")?;
+        let identity = identity.ok_or(ConfigError::NotEnrolled {
+            path: folder.identity().display().to_string(),
+        })?;
+        let private = Arc::new(PrivateStore::open(&folder.private_store())?);
+        let listener = api::listen(api_listen.unwrap_or(settings.api_listen)).await?;
+        let token = Sha256Digest::of(api::token(&folder)?.as_bytes());
+        let spiffe_id = identity.principal().to_string();
+        let identity = IdentityHandle::new(identity);
+        let owner = SettingsOwner::new(folder.clone(), settings, config.profile.model_memory);
+        let desired = watch::Sender::new(None);
+        let parts = Parts {
+            folder: folder.clone(),
+            config: config.clone(),
+            identity: identity.clone(),
+            binary: binary.clone(),
+            settings: owner.subscribe(),
+            desired: desired.subscribe(),
+        };
+        let (installer, view) = Installer::new(parts)?;
+        let (invitations, _invited) = mpsc::channel(INVITATION_QUEUE);
+        let (_answers, replies) = mpsc::channel(SESSION_QUEUE);
+        let connection = watch::Sender::new(Connection::Connecting);
+        let state = Arc::new(ApiState {
+            serving: view.serving.clone(),
+            private,
+            settings: owner,
+            observed: view.observed.clone(),
+            connection: connection.subscribe(),
+            rounds: watch::channel(crate::rounds::RoundsView::default()).1,
+            config: config.clone(),
+            spiffe_id,
+            token,
+        });
+        let session = Session {
+            config: config.clone(),
+            identity: identity.clone(),
+            time: clock::time_source(),
+            observed: view.observed,
+            readiness: watch::channel(TrainingReadiness::default()).1,
+            desired,
+            invitations,
+            replies,
+            connection,
+        };
+        Ok(Self {
+            folder,
+            listener,
+            installer,
+            session,
+            state,
+            identity,
+            config,
+        })
+    }
+
+    /// Where the local API listens, said once and written where other programs find it.
+    ///
+    /// # Errors
+    /// The folder refuses.
+    pub fn announcement(&self) -> anyhow::Result<String> {
+        let address = self.listener.local_addr()?;
+        process::announce(&self.folder.endpoints(), address)?;
+        Ok(format!("{} serves its local API at http://{address}", self.config.name))
+    }
+
+    /// Runs until `stop`, then lets what is under way finish.
+    ///
+    /// # Errors
+    /// The installation's state cannot be kept, or the local API fails.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self {
+            folder,
+            listener,
+            installer,
+            session,
+            state,
+            identity,
+            config,
+        } = self;
+        let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        let token = || stop.clone();
+        let (until, renewing) = (
+            token(),
+            keep_certificate(folder.clone(), config, identity, clock::time_source(), token()),
+        );
+        tasks.spawn(async move { Ok(installer.run(until).await?) });
+        let until = token();
+        tasks.spawn(async move { Ok(session.run(until).await) });
+        tasks.spawn(async move { Ok(renewing.await) });
+        let until = token();
+        tasks.spawn(async move { api::serve(listener, state, until).await.context("the local API") });
+        // The first task that ends, ends them all.
+        let mut outcome = Ok(());
+        while let Some(ended) = tasks.join_next().await {
+            stop.cancel();
+            outcome = outcome.and(ended.context("a task of the agent panicked").and_then(|ended| ended));
+        }
+        folder::remove(&folder.endpoints())?;
+        outcome
+    }
+}

@@ -1,0 +1,123 @@
+//! What the agent keeps of its installation beside the bytes, and what it tells the controller about it.
+
+use fieldfare_fleet::install::{InstallPolicy, InstallState};
+use fieldfare_fleet::rollout::{Evidence, Progress};
+use fieldfare_fleet::{ByteSize, Generation, Obstacle};
+use fieldfare_proto::v1;
+use fieldfare_release::TargetName;
+use serde::{Deserialize, Serialize};
+
+use super::bytes::Shelf;
+use super::repository::Fetched;
+use crate::folder::{self, Folder, FolderError};
+use crate::limits::{CONFIRM_WINDOW, DISK_RESERVE_BYTES, INSTALL_ATTEMPTS, INSTALL_RETRY, MAX_CRASHES};
+
+/// Schema of `installation.json`.
+const SCHEMA: u32 = 1;
+
+/// `installation.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    schema: u32,
+    /// The deployment that the installation belongs to.
+    pub(super) deployment: String,
+    /// The decider's state.
+    pub(super) install: InstallState,
+    /// The manifest that the newest assignment named.
+    pub(super) target: Option<TargetName>,
+    /// What is known of the release that serves.
+    pub(super) evidence: Evidence,
+    /// Where artifacts are served, as the last welcome said.
+    pub(super) artifact_endpoint: Option<String>,
+}
+
+impl Kept {
+    fn new() -> Self {
+        let policy = InstallPolicy {
+            confirm_window: CONFIRM_WINDOW,
+            max_crashes: MAX_CRASHES,
+            max_attempts: INSTALL_ATTEMPTS,
+            retry_after: INSTALL_RETRY,
+            disk_reserve: ByteSize::new(DISK_RESERVE_BYTES),
+        };
+        Self {
+            schema: SCHEMA,
+            deployment: String::new(),
+            install: InstallState::empty(policy),
+            target: None,
+            evidence: Evidence::default(),
+            artifact_endpoint: None,
+        }
+    }
+
+    pub(super) fn load(folder: &Folder) -> Result<Self, FolderError> {
+        Ok(folder::read_json(&folder.installation())?.unwrap_or_else(Self::new))
+    }
+
+    pub(super) fn save(&self, folder: &Folder) -> Result<(), FolderError> {
+        folder::replace_json(&folder.installation(), self)
+    }
+}
+
+/// An assignment whose manifest is not known yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Unresolved {
+    pub(super) generation: Generation,
+    pub(super) target: TargetName,
+    /// Why it cannot be had, where that is more than an outage.
+    pub(super) obstacle: Option<Obstacle>,
+}
+
+/// MODEL.rNUMBER.
+fn release_text(target: &TargetName) -> String {
+    format!("{}.r{}", target.model(), target.release())
+}
+
+/// What the controller is told.
+pub(super) fn observed(
+    kept: &Kept,
+    unresolved: Option<&Unresolved>,
+    shelf: &Shelf,
+    fetched: Fetched,
+    disk_free: ByteSize,
+) -> v1::ObservedState {
+    let disk_free_bytes = disk_free.get();
+    if kept.deployment.is_empty() {
+        return v1::ObservedState {
+            models: Vec::new(),
+            disk_free_bytes,
+        };
+    }
+    let (generation, target, progress) = match unresolved {
+        Some(unresolved) => {
+            let working = Progress::Working(fieldfare_fleet::install::Stage::Fetch);
+            let progress = unresolved.obstacle.clone().map_or(working, Progress::CannotConverge);
+            (unresolved.generation, Some(&unresolved.target), progress)
+        }
+        None => (kept.install.assignment, kept.target.as_ref(), kept.install.progress()),
+    };
+    let mut model = v1::ObservedModel {
+        deployment: kept.deployment.clone(),
+        generation: Some(generation.into()),
+        target_release: target.map(release_text).unwrap_or_default(),
+        progress: Some((&progress).into()),
+        evidence: Some((&kept.evidence).into()),
+        fetched_bytes: fetched.done,
+        total_bytes: fetched.total,
+        ..v1::ObservedModel::default()
+    };
+    if let Some(active) = &kept.install.active
+        && let Ok(running) = shelf.describe(active)
+    {
+        let bytes = |sha256: fieldfare_release::Sha256Digest| sha256.as_bytes().to_vec();
+        model.running_release = active.release.to_string();
+        model.running_manifest_target = running.target.to_string();
+        model.running_variant = active.variant.to_string();
+        model.running_weights_sha256 = running.variant.weights().map(|a| bytes(a.sha256)).unwrap_or_default();
+        model.running_adapter_sha256 = running.variant.adapter().map(|a| bytes(a.sha256)).unwrap_or_default();
+    }
+    v1::ObservedState {
+        models: vec![model],
+        disk_free_bytes,
+    }
+}

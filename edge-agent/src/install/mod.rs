@@ -1,0 +1,12 @@
+//! Installing releases: the shell around [`fieldfare_fleet::install`], which makes every choice.
+
+mod bytes;
+mod kept;
+mod probes;
+mod repository;
+mod steps;
+mod task;
+
+pub use bytes::{BytesError, Described, Shelf};
+pub use repository::{Fetched, RemoteRepository, RepositoryError, Resolved};
+pub use task::{Desired, InstallError, Installer, Parts, View};

@@ -1,0 +1,433 @@
+//! The release repository over HTTPS: what may be installed, and its bytes.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use fieldfare_release::limits::{MAX_MANIFEST_BYTES, MAX_ROOT_BYTES};
+use fieldfare_release::manifest::Artifact;
+use fieldfare_release::tuf::{
+    FileRequest, ListedTarget, Lookup, Purpose, TrustError, TrustedState, Update, UpdateError, VerifiedRepository,
+};
+use fieldfare_release::{ArtifactError, ArtifactVerifier, ManifestError, ReleaseManifest, Sha256Digest, TargetName};
+use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, ServerTrust, TimeSource, https_config};
+use futures_util::StreamExt;
+use reqwest::{Client, Response, StatusCode, header};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::bytes::Shelf;
+use crate::clock::now_seconds;
+use crate::config::AgentConfig;
+use crate::folder::{self, Folder, FolderError};
+use crate::limits::{COPY_CHUNK, DOWNLOAD_SILENCE};
+
+/// Why something of the repository cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// No HTTPS client can be made.
+    #[error("the HTTPS client")]
+    Client(#[from] ConnectError),
+    /// The server cannot be reached or broke off.
+    #[error("cannot fetch {name}")]
+    Fetch {
+        /// What was asked for.
+        name: String,
+        /// What went wrong.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The server was silent for too long.
+    #[error("no bytes of {name} came for {DOWNLOAD_SILENCE:?}")]
+    Silent {
+        /// What was asked for.
+        name: String,
+    },
+    /// The server answered something else.
+    #[error("the server answered {status} for {name}")]
+    Status {
+        /// What was asked for.
+        name: String,
+        /// The answer.
+        status: StatusCode,
+    },
+    /// The server sends more than anything honest has.
+    #[error("{name} is longer than {limit} bytes")]
+    TooLong {
+        /// What was asked for.
+        name: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// The first root is not the one that the join token promised, or what is trusted was damaged.
+    #[error("the trusted state of the release repository")]
+    Trust(#[from] TrustError),
+    /// The metadata are refused.
+    #[error("the release metadata are refused")]
+    Metadata(#[from] UpdateError),
+    /// The metadata do not list the target.
+    #[error("the signed metadata do not list {target}")]
+    NotListed {
+        /// Which target.
+        target: TargetName,
+    },
+    /// The bytes are not what is listed.
+    #[error("the bytes of {name} are not what the signed metadata list")]
+    Artifact {
+        /// What was asked for.
+        name: String,
+        /// In which way.
+        #[source]
+        source: ArtifactError,
+    },
+    /// The manifest is none.
+    #[error("the manifest {target}")]
+    Manifest {
+        /// Which one.
+        target: TargetName,
+        /// What is wrong with it.
+        #[source]
+        source: ManifestError,
+    },
+    /// The folder refuses.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A file cannot be written.
+    #[error("cannot write {name}")]
+    Write {
+        /// What was asked for.
+        name: String,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl RepositoryError {
+    /// Whether trying the same again may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Fetch { .. } | Self::Silent { .. } | Self::Write { .. } | Self::Folder(_) | Self::Client(_) => true,
+            Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            // Bytes of a name that contains their digest do not change, but a proxy may have broken these.
+            Self::Artifact { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// How far a download is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Bytes on the disk.
+    pub done: u64,
+    /// Bytes of all artifacts.
+    pub total: u64,
+}
+
+/// A release that may be installed: signed, unexpired and listed.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The manifest.
+    pub manifest: ReleaseManifest,
+    /// Its exact bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// The repository behind one artifact endpoint.
+#[derive(Clone, Debug)]
+pub struct RemoteRepository {
+    client: Client,
+    base: Endpoint,
+    folder: Folder,
+    root: (u64, Sha256Digest),
+}
+
+impl RemoteRepository {
+    /// A client of the artifact server of a controller.
+    ///
+    /// # Errors
+    /// The TLS library refuses the settings.
+    pub fn new(
+        base: &Endpoint,
+        identity: &IdentityHandle,
+        config: &AgentConfig,
+        folder: &Folder,
+        time: &TimeSource,
+    ) -> Result<Self, RepositoryError> {
+        let trust = ServerTrust::by(&identity.current(), ExpectedServer::Controller);
+        let tls = https_config(Some(identity), &trust, time)?;
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .https_only(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(10))
+            .build()
+            .map_err(|source| RepositoryError::Fetch {
+                name: "anything".to_owned(),
+                source,
+            })?;
+        let root = (
+            config.root_version,
+            Sha256Digest::from_bytes(*config.root_sha256.as_bytes()),
+        );
+        Ok(Self {
+            client,
+            base: base.clone(),
+            folder: folder.clone(),
+            root,
+        })
+    }
+
+    async fn get(&self, path: &str, from: u64) -> Result<Response, RepositoryError> {
+        let failed = |source| RepositoryError::Fetch {
+            name: path.to_owned(),
+            source,
+        };
+        let mut request = self.client.get(format!("{}/{path}", self.base));
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+        }
+        let sent = timeout(DOWNLOAD_SILENCE, request.send()).await;
+        sent.map_err(|_| RepositoryError::Silent { name: path.to_owned() })?
+            .map_err(failed)
+    }
+
+    /// A small file; nothing where the server has none.
+    async fn small(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, RepositoryError> {
+        let response = self.get(path, 0).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            status => {
+                return Err(RepositoryError::Status {
+                    name: path.to_owned(),
+                    status,
+                });
+            }
+        }
+        let mut bytes = Vec::new();
+        let mut stream = response.bytes_stream();
+        while let Some(chunk) = next_chunk(&mut stream, path).await? {
+            if bytes.len() as u64 + chunk.len() as u64 > limit {
+                return Err(RepositoryError::TooLong {
+                    name: path.to_owned(),
+                    limit,
+                });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// What is trusted: as kept, or at first the root that the join token promised.
+    async fn trusted(&self) -> Result<TrustedState, RepositoryError> {
+        if let Some(bytes) = folder::read(&self.folder.trusted_state())? {
+            return Ok(TrustedState::from_bytes(&bytes)?);
+        }
+        let name = format!("metadata/{}.root.json", self.root.0);
+        let root = self.small(&name, MAX_ROOT_BYTES).await?;
+        let root = root.ok_or(RepositoryError::Status {
+            name,
+            status: StatusCode::NOT_FOUND,
+        })?;
+        let state = TrustedState::pinned(&root, &self.root.1)?;
+        folder::replace(&self.folder.trusted_state(), &state.to_bytes())?;
+        Ok(state)
+    }
+
+    async fn metadata(&self, request: &FileRequest) -> Result<Option<Vec<u8>>, RepositoryError> {
+        self.small(&format!("metadata/{}", request.name), request.max_bytes)
+            .await
+    }
+
+    /// Brings the metadata up to date. What was learnt is kept also when something is refused, as the specification asks.
+    async fn update(&self) -> Result<VerifiedRepository, RepositoryError> {
+        let mut update = Update::begin(self.trusted().await?, now_seconds(), Purpose::Install);
+        let walked = self.walk(&mut update).await;
+        folder::replace(&self.folder.trusted_state(), &update.state().to_bytes())?;
+        walked?;
+        update.finish().map_err(|_| RepositoryError::Status {
+            name: "metadata".to_owned(),
+            status: StatusCode::NOT_FOUND,
+        })
+    }
+
+    async fn walk(&self, update: &mut Update) -> Result<(), RepositoryError> {
+        while let Some(request) = update.next_file() {
+            match self.metadata(&request).await? {
+                Some(bytes) => update.supply(&bytes)?,
+                None => update.missing()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What the signed metadata say of a target.
+    async fn listed(&self, target: &TargetName) -> Result<ListedTarget, RepositoryError> {
+        let mut repository = self.update().await?;
+        loop {
+            match repository.look_up(target)? {
+                Lookup::Listed(listed) => return Ok(listed),
+                Lookup::NotListed => return Err(RepositoryError::NotListed { target: target.clone() }),
+                Lookup::Needs(request) => {
+                    let name = request.file.name.clone();
+                    let bytes = self.metadata(&request.file).await?;
+                    let bytes = bytes.ok_or(RepositoryError::Status {
+                        name,
+                        status: StatusCode::NOT_FOUND,
+                    })?;
+                    repository.supply(&request, &bytes)?;
+                }
+            }
+        }
+    }
+
+    /// A release by the name of its manifest: everything about it verified against signed, unexpired metadata.
+    ///
+    /// # Errors
+    /// [`RepositoryError`]; nothing of the release may be installed then.
+    pub async fn resolve(&self, target: &TargetName) -> Result<Resolved, RepositoryError> {
+        let listed = self.listed(target).await?;
+        let name = format!("targets/{}", target.stored_as(&listed.sha256));
+        let limit = listed.length.min(MAX_MANIFEST_BYTES as u64);
+        let bytes = self.small(&name, limit).await?;
+        let bytes = bytes.ok_or(RepositoryError::Status {
+            name: name.clone(),
+            status: StatusCode::NOT_FOUND,
+        })?;
+        let artifact = |source| RepositoryError::Artifact {
+            name: name.clone(),
+            source,
+        };
+        ArtifactVerifier::check(listed.length, listed.sha256, &bytes).map_err(artifact)?;
+        let manifest = |source| RepositoryError::Manifest {
+            target: target.clone(),
+            source,
+        };
+        Ok(Resolved {
+            manifest: ReleaseManifest::decode(target, &bytes).map_err(manifest)?,
+            bytes,
+        })
+    }
+
+    /// Fetches an artifact, going on where an earlier attempt broke off, and puts it on the shelf once its digest is right.
+    ///
+    /// # Errors
+    /// [`RepositoryError`]. What came stays for the next attempt, unless its digest is wrong.
+    pub async fn fetch(
+        &self,
+        artifact: &Artifact,
+        shelf: &Shelf,
+        progress: &watch::Sender<Fetched>,
+    ) -> Result<(), RepositoryError> {
+        if crate::process::length(&shelf.artifact(&artifact.sha256)) == artifact.length {
+            progress.send_modify(|fetched| fetched.done += artifact.length);
+            return Ok(());
+        }
+        let before = progress.borrow().done;
+        let part = shelf.part(&artifact.sha256);
+        let fetched = self.download(artifact, &part, progress).await;
+        if let Err(RepositoryError::Artifact { .. }) = &fetched {
+            folder::remove(&part)?;
+        }
+        if fetched.is_err() {
+            progress.send_modify(|fetched| fetched.done = before);
+        }
+        fetched?;
+        let place = shelf.artifact(&artifact.sha256);
+        let name = artifact.target.to_string();
+        std::fs::rename(&part, &place).map_err(|source| RepositoryError::Write { name, source })?;
+        Ok(folder::sync_directory(&self.folder.blobs())?)
+    }
+
+    async fn download(
+        &self,
+        artifact: &Artifact,
+        part: &Path,
+        progress: &watch::Sender<Fetched>,
+    ) -> Result<(), RepositoryError> {
+        let name = format!("targets/{}", artifact.target.stored_as(&artifact.sha256));
+        let write = |source| RepositoryError::Write {
+            name: name.clone(),
+            source,
+        };
+        let wrong = |source| RepositoryError::Artifact {
+            name: name.clone(),
+            source,
+        };
+        let (mut verifier, mut have) = hash_part(artifact, part.to_owned()).await.map_err(write)?;
+        progress.send_modify(|fetched| fetched.done += have);
+        if have < artifact.length {
+            let response = self.get(&name, have).await?;
+            let resumed = match response.status() {
+                StatusCode::PARTIAL_CONTENT if have > 0 => true,
+                StatusCode::OK => false,
+                status => return Err(RepositoryError::Status { name, status }),
+            };
+            if !resumed && have > 0 {
+                // The server knows no ranges: everything comes again.
+                progress.send_modify(|fetched| fetched.done -= have);
+                (verifier, have) = (ArtifactVerifier::new(artifact.length, artifact.sha256), 0);
+            }
+            let mut options = tokio::fs::OpenOptions::new();
+            let mut file = options
+                .create(true)
+                .write(true)
+                .truncate(have == 0)
+                .append(have > 0)
+                .open(part)
+                .await
+                .map_err(write)?;
+            let mut stream = response.bytes_stream();
+            while let Some(chunk) = next_chunk(&mut stream, &name).await? {
+                verifier.update(&chunk).map_err(wrong)?;
+                file.write_all(&chunk).await.map_err(write)?;
+                progress.send_modify(|fetched| fetched.done += chunk.len() as u64);
+            }
+            file.flush().await.map_err(write)?;
+            file.sync_all().await.map_err(write)?;
+            if verifier.received() < artifact.length {
+                // What came is good as far as anybody can tell: the next attempt goes on from here.
+                return Err(RepositoryError::Silent { name });
+            }
+        }
+        verifier.finish().map_err(wrong)
+    }
+}
+
+async fn next_chunk<S>(stream: &mut S, name: &str) -> Result<Option<bytes::Bytes>, RepositoryError>
+where
+    S: futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin,
+{
+    let chunk = timeout(DOWNLOAD_SILENCE, stream.next()).await;
+    let chunk = chunk.map_err(|_| RepositoryError::Silent { name: name.to_owned() })?;
+    chunk.transpose().map_err(|source| RepositoryError::Fetch {
+        name: name.to_owned(),
+        source,
+    })
+}
+
+/// Hashes what an earlier attempt left. More bytes than listed are thrown away.
+async fn hash_part(artifact: &Artifact, part: std::path::PathBuf) -> std::io::Result<(ArtifactVerifier, u64)> {
+    let (length, sha256) = (artifact.length, artifact.sha256);
+    let hash = move || {
+        let mut verifier = ArtifactVerifier::new(length, sha256);
+        if crate::process::length(&part) > length {
+            std::fs::remove_file(&part)?;
+        }
+        let Ok(mut file) = std::fs::File::open(&part) else {
+            return Ok((verifier, 0));
+        };
+        let mut buffer = vec![0; COPY_CHUNK];
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 || verifier.update(&buffer[..read]).is_err() {
+                let received = verifier.received();
+                return Ok((verifier, received));
+            }
+        }
+    };
+    tokio::task::spawn_blocking(hash).await.map_err(std::io::Error::other)?
+}

@@ -1,0 +1,166 @@
+//! Every bound of the agent, each with its reason.
+
+use std::time::Duration;
+
+/// Longest file of settings, configuration or installation state, in bytes: a few kilobytes in practice.
+pub const MAX_STATE_FILE_BYTES: u64 = 1024 * 1024;
+
+/// First wait after a lost session. Doubled with each failure, and the wait is drawn uniformly from zero to it (full jitter).
+pub const RECONNECT_BASE: Duration = Duration::from_millis(500);
+
+/// Longest wait before a session is tried again: a device is back within two minutes of its controller.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(120);
+
+/// Longest wait that a controller may ask for: a longer one would be a device lost by one wrong number.
+pub const COME_BACK_MAX: Duration = Duration::from_secs(3600);
+
+/// Messages that wait for the session's stream. Observed state is replaced, not queued, so that few are ever in flight.
+pub const SESSION_QUEUE: usize = 16;
+
+/// How long a gateway may take to answer hello.
+pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Shortest and longest heartbeat interval that a gateway may ask for.
+pub const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(300));
+
+/// Deployments that one agent serves at a time: one serving process fits the memory that its owner gave it.
+pub const MAX_DEPLOYMENTS: usize = 1;
+
+/// How long an enrolment waits for an operator's approval.
+pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// How long one answer of an enrolment stream may take.
+pub const ENROLMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the certificate is looked at. Certificates live for hours at least.
+pub const RENEWAL_CHECK: Duration = Duration::from_secs(60);
+
+/// Silence after which a download is given up and resumed.
+pub const DOWNLOAD_SILENCE: Duration = Duration::from_secs(30);
+
+/// Bytes hashed or written at a time: large enough for a disk, small beside any device's memory.
+pub const COPY_CHUNK: usize = 256 * 1024;
+
+/// Disk that stays free beside a release: logs, examples and the system's own needs.
+pub const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Attempts at one step of an installation before it is given up.
+pub const INSTALL_ATTEMPTS: u32 = 5;
+
+/// Wait after the first failed attempt; doubled with each.
+pub const INSTALL_RETRY: Duration = Duration::from_secs(2);
+
+/// How long a release is watched after the switch, before it counts as confirmed.
+pub const CONFIRM_WINDOW: Duration = Duration::from_secs(5);
+
+/// Crashes within the confirm window that revert a release.
+pub const MAX_CRASHES: u32 = 3;
+
+/// How often an assignment whose metadata could not be had is looked up again.
+pub const RESOLVE_RETRY: Duration = Duration::from_secs(5);
+
+/// Longest line of the protocol between the agent and its children, in bytes: an evaluation of a thousand examples, or the state
+/// of an adapter with half a million parameters in base64.
+pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Requests that one serving process works on in turn. Each holds a key-value cache.
+pub const MAX_SESSIONS: usize = 8;
+
+/// Requests that wait for a turn, beyond which an answer is "too many requests".
+pub const MAX_WAITING: usize = 32;
+
+/// How long a serving process may take to load a release: a gigabyte from an SD card.
+pub const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long one probe may take: [`fieldfare_release::limits::MAX_PROBE_TOKENS`] at one token per second would be longer, and no
+/// release that slow passes a gate.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a child that was told to stop may take before it is killed.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Waits before a serving process that crashed is started again: first and longest.
+pub const RESTART_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// A serving process that lived this long is no crash loop: the wait begins anew.
+pub const RESTART_FORGIVEN: Duration = Duration::from_secs(60);
+
+/// Address space of a serving process beside the model itself: the program, its libraries, thread stacks and the allocator's
+/// reserve. Only a runaway process reaches it.
+pub const SERVE_ADDRESS_SPACE_SLACK: u64 = 2 << 30;
+
+/// Longest request body of the OpenAI endpoints, in bytes: a context of a hundred thousand tokens.
+pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+
+/// Longest body of examples or held-out examples in one request, in bytes.
+pub const MAX_EXAMPLES_BODY_BYTES: usize = 8 * 1024 * 1024;
+
+/// Most examples in one request.
+pub const MAX_EXAMPLES_PER_REQUEST: usize = 10_000;
+
+/// Most examples that a device keeps; at a kilobyte each, 100 MB.
+pub const MAX_EXAMPLES: u64 = 100_000;
+
+/// Longest example, in bytes: longer than any context that is trained on.
+pub const MAX_EXAMPLE_BYTES: usize = 64 * 1024;
+
+/// Most messages in one example or one chat request.
+pub const MAX_MESSAGES: usize = 256;
+
+/// Most examples on one page of a listing.
+pub const MAX_PAGE: usize = 1000;
+
+/// Most tokens generated for a request that names no number.
+pub const DEFAULT_MAX_TOKENS: usize = 256;
+
+/// Stop strings in one request, as OpenAI allows.
+pub const MAX_STOP_STRINGS: usize = 4;
+
+/// Pieces of text that a client may leave unread before its request is given up.
+pub const STREAM_QUEUE: usize = 1024;
+
+/// Longest configuration of a round, in bytes.
+pub const MAX_ROUND_CONFIGURATION_BYTES: usize = 256 * 1024;
+
+/// Most parameters that a device trains: 256 MB in memory with Adam's two moments.
+pub const MAX_TRAINED_PARAMETERS: u64 = 16 * 1024 * 1024;
+
+/// Longest sequence that a job may ask a device to train on.
+pub const MAX_TRAINING_SEQUENCE: u32 = 4096;
+
+/// Most local steps in one round: an evening's work for a slow device.
+pub const MAX_ROUND_STEPS: u32 = 10_000;
+
+/// Fewest examples that local training starts with: with fewer, noise is all that a round would add.
+pub const MIN_EXAMPLES: usize = 8;
+
+/// Bytes in one message of an upload or of a state, well below the gRPC limit of 4 MiB.
+pub const UPLOAD_CHUNK: usize = 256 * 1024;
+
+/// Attempts at one upload, with [`RECONNECT_BASE`] between the first two.
+pub const UPLOAD_ATTEMPTS: u32 = 8;
+
+/// The lifetime budget of a device whose owner says nothing else: epsilon 8 at delta 1e-5, the strongest guarantee at which the
+/// pilot in `benches/quickstart-learning` still learns.
+pub const DEFAULT_BUDGET: (f64, f64) = (8.0, 1e-5);
+
+/// How long each kernel is timed when a device measures itself; there are ten timings.
+pub const MEASURE_TIME: Duration = Duration::from_millis(60);
+
+/// Most invitations that wait while a round is under way: they are answered "busy".
+pub const INVITATION_QUEUE: usize = 8;
+
+/// How long running requests may finish after the agent was told to stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often an assignment that the signed metadata refused is looked up again: metadata that expired may be renewed.
+pub const RESOLVE_REFUSED_RETRY: Duration = Duration::from_secs(30);
+
+/// Longest wait between two attempts to reach the artifact server while an installation is under way.
+pub const OUTAGE_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Ends of steps and processes that wait for the installation's task: one step and a few processes are under way at a time.
+pub const INSTALL_QUEUE: usize = 16;
+
+/// How often the progress of a download is reported.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);

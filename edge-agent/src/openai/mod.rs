@@ -1,0 +1,95 @@
+//! The OpenAI-compatible endpoints.
+
+mod answer;
+mod error;
+mod request;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+pub use error::{ApiError, Code};
+pub use request::Kind;
+
+use crate::api::ApiState;
+use crate::clock;
+use crate::serving::Served;
+
+/// What serves now.
+pub(crate) fn served(state: &ApiState) -> Result<Arc<Served>, ApiError> {
+    state.serving.borrow().clone().ok_or_else(ApiError::nothing_serves)
+}
+
+/// `GET /v1/models`.
+pub(crate) async fn models(State(state): State<Arc<ApiState>>) -> Response {
+    let listed: Vec<Value> = state.serving.borrow().iter().map(|served| model(served)).collect();
+    Json(json!({ "object": "list", "data": listed })).into_response()
+}
+
+fn model(served: &Served) -> Value {
+    json!({
+        "id": served.manifest.model.as_str(),
+        "object": "model",
+        "created": served.manifest.created.get(),
+        "owned_by": "fieldfare",
+        "fieldfare": provenance(served),
+    })
+}
+
+/// Which bytes answer.
+pub(crate) fn provenance(served: &Served) -> Value {
+    json!({
+        "release": served.installed.release.to_string(),
+        "variant": served.installed.variant.as_str(),
+        "manifest": served.manifest_target.as_str(),
+        "manifest_sha256": served.installed.manifest.to_string(),
+        "weights_sha256": served.weights.to_string(),
+        "adapter_sha256": served.adapter.map(|sha256| sha256.to_string()),
+    })
+}
+
+/// `POST /v1/completions`.
+pub(crate) async fn completions(
+    State(state): State<Arc<ApiState>>,
+    body: Result<String, axum::extract::rejection::StringRejection>,
+) -> Response {
+    respond(&state, body, Kind::Completion)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+/// `POST /v1/chat/completions`.
+pub(crate) async fn chat_completions(
+    State(state): State<Arc<ApiState>>,
+    body: Result<String, axum::extract::rejection::StringRejection>,
+) -> Response {
+    respond(&state, body, Kind::Chat)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn respond(
+    state: &ApiState,
+    body: Result<String, axum::extract::rejection::StringRejection>,
+    kind: Kind,
+) -> Result<Response, ApiError> {
+    let body = body.map_err(|rejection| ApiError::body(&rejection))?;
+    let served = served(state)?;
+    let seed = clock::random_bytes::<8>()
+        .map(u64::from_le_bytes)
+        .map_err(|_| ApiError::nothing_serves())?;
+    let request = request::parse(&body, kind, seed)?;
+    request.check_model(&served)?;
+    let running = served
+        .engine
+        .generate(request.prompt.clone(), request.options.clone())?;
+    let head = answer::Head::new(kind, &served)?;
+    if request.stream {
+        Ok(answer::stream(head, running, request.include_usage))
+    } else {
+        answer::whole(head, running).await
+    }
+}

@@ -1,0 +1,9 @@
+//! What never leaves the device: its examples, and the ledger of what they have paid. One file, so that no crash can part them.
+
+mod contributions;
+mod examples;
+mod store;
+
+pub use contributions::{Contribution, PayError, RoundKey};
+pub use examples::{Page, StoredExample};
+pub use store::{PrivateStore, StoreError};

@@ -1,0 +1,105 @@
+//! The file: opened, checked, and its tables.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+
+/// Schema of `private.redb`.
+pub(super) const SCHEMA: u64 = 1;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// Examples by their number, as JSON.
+pub(super) const EXAMPLES: TableDefinition<'_, u64, &str> = TableDefinition::new("examples");
+/// Charges by round, as JSON.
+pub(super) const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
+/// What was contributed, by round: what is known of it, as JSON, and its bytes.
+pub(super) const CONTRIBUTIONS: TableDefinition<'_, &str, (&str, &[u8])> = TableDefinition::new("contributions");
+
+/// Why the private store cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another agent has it open.
+    #[error("{path} is open already: another agent runs in this folder")]
+    Open {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The database refuses.
+    #[error("the private store")]
+    Database(#[source] Box<redb::Error>),
+    /// It was written by another version.
+    #[error("the private store has schema {found}, expected {SCHEMA}")]
+    Schema {
+        /// Its schema.
+        found: u64,
+    },
+    /// A record is not what this version wrote.
+    #[error("record {key} of table {table} is damaged: {reason}")]
+    Record {
+        /// Which table.
+        table: &'static str,
+        /// Which record.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> Self {
+        Self::Database(Box::new(error.into()))
+    }
+}
+
+/// The store. Each change is one transaction, on the disk when the call returns. Calls block.
+#[derive(Debug)]
+pub struct PrivateStore {
+    pub(super) database: Database,
+}
+
+impl PrivateStore {
+    /// Opens the store, or makes an empty one, for its owner alone.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = match Database::create(path) {
+            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::Open { path: path.to_owned() }),
+            opened => opened?,
+        };
+        let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(path, owner_only).map_err(redb::Error::Io)?;
+        let store = Self { database };
+        store.check_schema()?;
+        Ok(store)
+    }
+
+    fn check_schema(&self) -> Result<(), StoreError> {
+        let writing = self.database.begin_write()?;
+        {
+            let mut meta = writing.open_table(META)?;
+            let found = meta.get("schema")?.map(|value| value.value());
+            match found {
+                None => drop(meta.insert("schema", SCHEMA)?),
+                Some(SCHEMA) => {}
+                Some(found) => return Err(StoreError::Schema { found }),
+            }
+            writing.open_table(EXAMPLES)?;
+            writing.open_table(LEDGER)?;
+            writing.open_table(CONTRIBUTIONS)?;
+        }
+        Ok(writing.commit()?)
+    }
+
+    /// A number that grows with each call and is never given twice, also after everything was erased.
+    pub(super) fn next_numbers(writing: &redb::WriteTransaction, count: u64) -> Result<u64, StoreError> {
+        let mut meta = writing.open_table(META)?;
+        let next = meta.get("next_example")?.map_or(1, |value| value.value());
+        meta.insert("next_example", next + count)?;
+        Ok(next)
+    }
+
+    pub(super) fn reading(&self) -> Result<redb::ReadTransaction, StoreError> {
+        Ok(self.database.begin_read()?)
+    }
+}
