@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use fieldfare_proto::v1::TrainingReadiness;
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::{Identity, IdentityHandle};
 use tokio::net::TcpListener;
@@ -16,10 +15,11 @@ use crate::api::{self, ApiState, SettingsOwner};
 use crate::clock;
 use crate::config::{AgentConfig, ConfigError, Settings};
 use crate::folder::{self, Folder};
-use crate::install::{Installer, Parts};
+use crate::install::{Installer, Parts, Shelf};
 use crate::limits::{INVITATION_QUEUE, SESSION_QUEUE};
 use crate::private::PrivateStore;
 use crate::process::{self, Binary};
+use crate::rounds::{Participant, Readiness, RoundsView};
 use crate::session::{Connection, Session, keep_certificate};
 
 /// A device that is ready to run.
@@ -29,6 +29,7 @@ pub struct Agent {
     listener: TcpListener,
     installer: Installer,
     session: Session,
+    participant: Participant,
     state: Arc<ApiState>,
     identity: IdentityHandle,
     config: AgentConfig,
@@ -63,16 +64,19 @@ impl Agent {
             desired: desired.subscribe(),
         };
         let (installer, view) = Installer::new(parts)?;
-        let (invitations, _invited) = mpsc::channel(INVITATION_QUEUE);
-        let (_answers, replies) = mpsc::channel(SESSION_QUEUE);
+        let (invitations, invited) = mpsc::channel(INVITATION_QUEUE);
+        let (answers, replies) = mpsc::channel(SESSION_QUEUE);
+        let readiness = Readiness::new(owner.subscribe(), config.profile.memory);
+        let said = readiness.subscribe();
+        let rounds = watch::Sender::new(RoundsView::default());
         let connection = watch::Sender::new(Connection::Connecting);
         let state = Arc::new(ApiState {
             serving: view.serving.clone(),
-            private,
+            private: Arc::clone(&private),
             settings: owner,
             observed: view.observed.clone(),
             connection: connection.subscribe(),
-            rounds: watch::channel(crate::rounds::RoundsView::default()).1,
+            rounds: rounds.subscribe(),
             config: config.clone(),
             spiffe_id,
             token,
@@ -82,17 +86,30 @@ impl Agent {
             identity: identity.clone(),
             time: clock::time_source(),
             observed: view.observed,
-            readiness: watch::channel(TrainingReadiness::default()).1,
+            readiness: said,
             desired,
             invitations,
             replies,
             connection,
+        };
+        let participant = Participant {
+            identity: identity.clone(),
+            time: clock::time_source(),
+            binary,
+            private,
+            serving: view.serving,
+            shelf: Shelf::new(folder.clone()),
+            readiness,
+            invitations: invited,
+            replies: answers,
+            view: rounds,
         };
         Ok(Self {
             folder,
             listener,
             installer,
             session,
+            participant,
             state,
             identity,
             config,
@@ -119,6 +136,7 @@ impl Agent {
             listener,
             installer,
             session,
+            participant,
             state,
             identity,
             config,
@@ -133,6 +151,8 @@ impl Agent {
         let until = token();
         tasks.spawn(async move { Ok(session.run(until).await) });
         tasks.spawn(async move { Ok(renewing.await) });
+        let until = token();
+        tasks.spawn(async move { Ok(participant.run(until).await) });
         let until = token();
         tasks.spawn(async move { api::serve(listener, state, until).await.context("the local API") });
         // The first task that ends, ends them all.

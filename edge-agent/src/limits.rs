@@ -122,8 +122,8 @@ pub const STREAM_QUEUE: usize = 1024;
 /// Longest configuration of a round, in bytes.
 pub const MAX_ROUND_CONFIGURATION_BYTES: usize = 256 * 1024;
 
-/// Most parameters that a device trains: 256 MB in memory with Adam's two moments.
-pub const MAX_TRAINED_PARAMETERS: u64 = 16 * 1024 * 1024;
+/// Most parameters that a device trains: with Adam's two moments 24 MB, and 8 MB as a line of base64.
+pub const MAX_TRAINED_PARAMETERS: u64 = 2 * 1024 * 1024;
 
 /// Longest sequence that a job may ask a device to train on.
 pub const MAX_TRAINING_SEQUENCE: u32 = 4096;
@@ -164,3 +164,16 @@ pub const INSTALL_QUEUE: usize = 16;
 
 /// How often the progress of a download is reported.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Longest order to a training process, in bytes: all examples at their most, and the state.
+pub const MAX_ORDER_BYTES: usize = 256 * 1024 * 1024;
+
+/// Address space of a training process beside what is predicted for it: the program, its libraries, stacks, and the
+/// allocator's reserve. Only a runaway process reaches it.
+pub const TRAIN_ADDRESS_SPACE_SLACK: u64 = 4 << 30;
+
+/// How often it is looked at whether the device could train.
+pub const READINESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long one answer of a trainer may take.
+pub const TRAINER_TIMEOUT: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use fieldfare_agent::agent::Agent;
 use fieldfare_agent::args::{Arguments, Command, Output, Run};
 use fieldfare_agent::folder::Folder;
 use fieldfare_agent::process::{self, Binary, Task};
-use fieldfare_agent::{clock, enrolment, measure, serving, status};
+use fieldfare_agent::{clock, enrolment, measure, rounds, serving, status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -35,7 +35,10 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
             process::become_child(Task::Serve)?;
             Ok(serving::serve(BufReader::new(stdin()), stdout().lock())?)
         }
-        Command::Train => anyhow::bail!("not yet"),
+        Command::Train => {
+            process::become_child(Task::Train)?;
+            Ok(rounds::train_child(BufReader::new(stdin()), stdout().lock())?)
+        }
         Command::Enrol(arguments) => asynchronously(async {
             let identity = enrolment::enrol(&arguments, &clock::time_source()).await?;
             say(&format!("enrolled as {}", identity.principal()))

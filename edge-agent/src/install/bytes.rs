@@ -78,7 +78,7 @@ pub struct Described {
 }
 
 /// The digest in the other crate's form.
-pub(super) const fn digest(sha256: &Sha256Digest) -> Digest {
+pub(crate) const fn digest(sha256: &Sha256Digest) -> Digest {
     Digest::from_bytes(*sha256.as_bytes())
 }
 

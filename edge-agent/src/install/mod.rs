@@ -7,6 +7,7 @@ mod repository;
 mod steps;
 mod task;
 
+pub(crate) use bytes::digest;
 pub use bytes::{BytesError, Described, Shelf};
 pub use repository::{Fetched, RemoteRepository, RepositoryError, Resolved};
 pub use task::{Desired, InstallError, Installer, Parts, View};

@@ -2,8 +2,8 @@
 
 use fieldfare_fleet::{Digest, RoundId};
 use fieldfare_privacy::{
-    Accountant, Budget, ChargeKey, ChargeOutcome, ChargeRecord, Delta, JobName, JobNameError, Ledger, Mechanism,
-    Refusal, RestoreError, Spending,
+    Accountant, Budget, Charge, ChargeKey, ChargeOutcome, ChargeRecord, Delta, JobName, JobNameError, Ledger,
+    Mechanism, Refusal, RestoreError, Spending,
 };
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,15 @@ pub struct Contribution {
 struct Known {
     configuration: Digest,
     acknowledged: bool,
+}
+
+/// What may be spent: by the device in its whole life, whatever a server says, and by this job in all its rounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budgets {
+    /// The owner's.
+    pub device: Budget,
+    /// The job's.
+    pub job: Budget,
 }
 
 /// Why a round was not paid for.
@@ -97,16 +106,33 @@ fn damaged(table: &'static str, key: &str, reason: &dyn std::fmt::Display) -> St
     }
 }
 
-fn restore<'a, T>(table: &T) -> Result<Ledger, PayError>
+fn records<T>(table: &T) -> Result<Vec<ChargeRecord>, PayError>
 where
-    T: ReadableTable<&'static str, &'static str> + 'a,
+    T: ReadableTable<&'static str, &'static str>,
 {
     let mut records: Vec<ChargeRecord> = Vec::new();
     for entry in table.iter()? {
         let (key, json) = entry?;
         records.push(serde_json::from_str(json.value()).map_err(|error| damaged("ledger", key.value(), &error))?);
     }
-    Ok(Ledger::restore(Accountant::Rdp, records)?)
+    Ok(records)
+}
+
+/// Charges a round to the device's budget and to its job's; both must allow it.
+fn charge(
+    records: Vec<ChargeRecord>,
+    key: &RoundKey,
+    mechanism: Mechanism,
+    budgets: Budgets,
+    now_unix_ms: u64,
+) -> Result<Charge, PayError> {
+    let of_job: Vec<ChargeRecord> = records
+        .iter()
+        .filter(|record| record.key.job == key.0.job)
+        .cloned()
+        .collect();
+    Ledger::restore(Accountant::Rdp, of_job)?.quote(&key.0, mechanism, budgets.job, now_unix_ms)?;
+    Ok(Ledger::restore(Accountant::Rdp, records)?.charge(&key.0, mechanism, budgets.device, now_unix_ms)?)
 }
 
 fn read((json, bytes): (&str, &[u8]), key: &str) -> Result<Contribution, StoreError> {
@@ -135,12 +161,11 @@ impl PrivateStore {
         &self,
         key: &RoundKey,
         mechanism: Mechanism,
-        budget: Budget,
+        budgets: Budgets,
         now_unix_ms: u64,
     ) -> Result<(), PayError> {
-        let ledger = restore(&self.reading()?.open_table(LEDGER)?)?;
-        ledger.quote(&key.0, mechanism, budget, now_unix_ms)?;
-        Ok(())
+        let records = records(&self.reading()?.open_table(LEDGER)?)?;
+        charge(records, key, mechanism, budgets, now_unix_ms).map(drop)
     }
 
     /// Pays for a contribution and keeps its bytes, in one transaction. Only what this returns may leave the device: for a round
@@ -152,7 +177,7 @@ impl PrivateStore {
         &self,
         key: &RoundKey,
         mechanism: Mechanism,
-        budget: Budget,
+        budgets: Budgets,
         now_unix_ms: u64,
         configuration: Digest,
         bytes: &[u8],
@@ -173,8 +198,7 @@ impl PrivateStore {
                 };
             }
             let mut table = writing.open_table(LEDGER)?;
-            let mut ledger = restore(&table)?;
-            let charge = ledger.charge(&key.0, mechanism, budget, now_unix_ms)?;
+            let charge = charge(records(&table)?, key, mechanism, budgets, now_unix_ms)?;
             if charge.outcome == ChargeOutcome::Repeated {
                 return Err(PayError::BytesLost);
             }
@@ -229,6 +253,7 @@ impl PrivateStore {
     /// # Errors
     /// [`PayError`].
     pub fn spending(&self, delta: Delta) -> Result<Spending, PayError> {
-        Ok(restore(&self.reading()?.open_table(LEDGER)?)?.spending(delta))
+        let records = records(&self.reading()?.open_table(LEDGER)?)?;
+        Ok(Ledger::restore(Accountant::Rdp, records)?.spending(delta))
     }
 }

@@ -4,6 +4,6 @@ mod contributions;
 mod examples;
 mod store;
 
-pub use contributions::{Contribution, PayError, RoundKey};
+pub use contributions::{Budgets, Contribution, PayError, RoundKey};
 pub use examples::{Page, StoredExample};
 pub use store::{PrivateStore, StoreError};

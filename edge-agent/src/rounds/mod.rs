@@ -1,12 +1,17 @@
 //! Federated rounds: an invitation is checked, trained for in a child, paid for, and only then contributed to.
 
-use serde::Serialize;
+mod child;
+mod exchange;
+mod participant;
+mod plan;
+mod readiness;
+mod ticket;
+mod training;
 
-/// What the owner sees of training.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct RoundsView {
-    /// Whether a round is under way.
-    pub busy: bool,
-    /// How the last invitation ended.
-    pub last: Option<String>,
-}
+pub use child::{Order, Said, train as train_child};
+pub use exchange::{Configured, ExchangeError, Trainer};
+pub use participant::{Participant, Refusal, RoundsView};
+pub use plan::{PlanError, RoundPlan, Training};
+pub use readiness::Readiness;
+pub use ticket::{Ticket, TicketError};
+pub use training::{TrainingError, train};

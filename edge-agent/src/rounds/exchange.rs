@@ -1,0 +1,191 @@
+//! What goes between the device and the trainer: the configuration and the state down, one contribution up.
+
+use fieldfare_fleet::Digest;
+use fieldfare_proto::v1::rounds_client::RoundsClient;
+use fieldfare_proto::v1::{
+    ConfigureRequest, ContributeRequest, ContributionHeader, SignedTicket, configure_response, contribute_request,
+};
+use fieldfare_release::Sha256Digest;
+use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, Link, ServerTrust, TimeSource, connect};
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use super::plan::{PlanError, RoundPlan};
+use super::ticket::Ticket;
+use crate::clock;
+use crate::limits::{TRAINER_TIMEOUT, UPLOAD_ATTEMPTS, UPLOAD_CHUNK};
+use crate::process;
+use crate::session::backoff::Backoff;
+
+/// Why nothing could be exchanged with the trainer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// It cannot be reached, or is not the trainer that the ticket names.
+    #[error("the trainer")]
+    Connect(#[from] ConnectError),
+    /// It refused.
+    #[error("the trainer refused: {}", .0.message())]
+    Status(Box<Status>),
+    /// It was silent.
+    #[error("the trainer did not answer within {TRAINER_TIMEOUT:?}")]
+    Silent,
+    /// Its configuration is refused here.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The state is not the one that the configuration names.
+    #[error("the state is not the one that the configuration names")]
+    State,
+    /// Its answer is not about our bytes.
+    #[error("the trainer acknowledged other bytes")]
+    Acknowledged,
+}
+
+impl From<Status> for ExchangeError {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl ExchangeError {
+    /// Whether trying again may help.
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect(ConnectError::Tcp { .. } | ConnectError::Timeout { .. } | ConnectError::Http2 { .. })
+            | Self::Silent => true,
+            Self::Status(status) => {
+                matches!(
+                    status.code(),
+                    Code::Unavailable
+                        | Code::DeadlineExceeded
+                        | Code::ResourceExhausted
+                        | Code::Unknown
+                        | Code::Cancelled
+                        | Code::Internal
+                )
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The way to the trainer of one ticket.
+#[derive(Clone, Debug)]
+pub struct Trainer {
+    pub(super) endpoint: Endpoint,
+    pub(super) identity: IdentityHandle,
+    pub(super) time: TimeSource,
+    pub(super) signed: SignedTicket,
+    pub(super) ticket: Ticket,
+}
+
+/// A round as its trainer describes it.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// What to do.
+    pub plan: RoundPlan,
+    /// The B factors to start from: f32 little endian.
+    pub state: Vec<u8>,
+}
+
+impl Trainer {
+    /// Connects to exactly the trainer that the ticket names.
+    async fn link(&self) -> Result<Link, ExchangeError> {
+        let expected = ExpectedServer::Exactly(self.ticket.trainer.clone());
+        let trust = ServerTrust::by(&self.identity.current(), expected);
+        Ok(connect(&self.endpoint, Some(&self.identity), &trust, &self.time).await?)
+    }
+
+    /// The configuration that the ticket names, and the state that it names.
+    ///
+    /// # Errors
+    /// [`ExchangeError`].
+    pub async fn configure(&self) -> Result<Configured, ExchangeError> {
+        self.patiently(|| self.configure_once()).await
+    }
+
+    async fn configure_once(&self) -> Result<Configured, ExchangeError> {
+        let mut client = RoundsClient::new(self.link().await?.channel());
+        let request = ConfigureRequest {
+            ticket: Some(self.signed.clone()),
+        };
+        let silent = |_| ExchangeError::Silent;
+        let mut parts = timeout(TRAINER_TIMEOUT, client.configure(request))
+            .await
+            .map_err(silent)??
+            .into_inner();
+        let mut plan: Option<RoundPlan> = None;
+        let mut state = Vec::new();
+        while let Some(part) = timeout(TRAINER_TIMEOUT, parts.message()).await.map_err(silent)?? {
+            match (part.part, &plan) {
+                (Some(configure_response::Part::Configuration(bytes)), None) => {
+                    plan = Some(RoundPlan::read(&bytes, &self.ticket)?)
+                }
+                (Some(configure_response::Part::StateChunk(bytes)), Some(plan)) => {
+                    if state.len() + bytes.len() > plan.training.ring.length * 4 {
+                        return Err(ExchangeError::State);
+                    }
+                    state.extend_from_slice(&bytes);
+                }
+                _ => return Err(ExchangeError::State),
+            }
+        }
+        let plan = plan.ok_or(ExchangeError::State)?;
+        if Sha256Digest::of(&state) != plan.state {
+            return Err(ExchangeError::State);
+        }
+        Ok(Configured { plan, state })
+    }
+
+    /// Uploads a contribution; the same bytes at each attempt.
+    ///
+    /// # Errors
+    /// [`ExchangeError`]; the bytes stay for the next invitation.
+    pub async fn contribute(&self, configuration: Digest, bytes: &[u8]) -> Result<(), ExchangeError> {
+        self.patiently(|| self.contribute_once(configuration, bytes)).await
+    }
+
+    async fn contribute_once(&self, configuration: Digest, bytes: &[u8]) -> Result<(), ExchangeError> {
+        let sha256 = Sha256Digest::of(bytes);
+        let header = ContributionHeader {
+            ticket: Some(self.signed.clone()),
+            configuration_sha256: configuration.as_bytes().to_vec(),
+            length_bytes: bytes.len() as u64,
+            sha256: sha256.as_bytes().to_vec(),
+        };
+        let chunks = bytes
+            .chunks(UPLOAD_CHUNK)
+            .map(|chunk| contribute_request::Part::Chunk(chunk.to_vec()));
+        let parts: Vec<ContributeRequest> = std::iter::once(contribute_request::Part::Header(header))
+            .chain(chunks)
+            .map(|part| ContributeRequest { part: Some(part) })
+            .collect();
+        let mut client = RoundsClient::new(self.link().await?.channel());
+        let answer = timeout(TRAINER_TIMEOUT, client.contribute(tokio_stream::iter(parts))).await;
+        let answer = answer.map_err(|_| ExchangeError::Silent)??.into_inner();
+        if answer.sha256 == sha256.as_bytes() {
+            Ok(())
+        } else {
+            Err(ExchangeError::Acknowledged)
+        }
+    }
+
+    async fn patiently<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, ExchangeError>
+    where
+        F: Future<Output = Result<T, ExchangeError>>,
+    {
+        let mut backoff = Backoff::default();
+        for _ in 1..UPLOAD_ATTEMPTS {
+            match attempt().await {
+                Err(error) if error.is_outage() => {
+                    tracing::warn!(
+                        error = process::chain(&error),
+                        "the trainer cannot be reached; trying again"
+                    );
+                    tokio::time::sleep(backoff.failed(clock::jitter())).await;
+                }
+                other => return other,
+            }
+        }
+        attempt().await
+    }
+}

@@ -1,0 +1,338 @@
+//! The task that takes part in rounds, one at a time.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fieldfare_fleet::{ByteSize, RoundId, Timestamp};
+use fieldfare_lm::config::DecoderConfig;
+use fieldfare_lm::engine::Mapping;
+use fieldfare_lm::gguf::Gguf;
+use fieldfare_lm::train::memory::{PhysicalBatch, training_bytes};
+use fieldfare_proto::v1::{
+    InvitationAccepted, InvitationRefused, InvitationReply, RefusalReason, RoundInvitation, RoundRef, invitation_reply,
+};
+use fieldfare_tls::{IdentityHandle, TimeSource};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::child::Order;
+use super::exchange::{Configured, ExchangeError, Trainer};
+use super::plan::RoundPlan;
+use super::readiness::Readiness;
+use super::ticket::{Ticket, claimed_round};
+use super::training::train;
+use crate::clock;
+use crate::config::Consent;
+use crate::install::Shelf;
+use crate::limits::{MIN_EXAMPLES, READINESS_INTERVAL, TRAIN_ADDRESS_SPACE_SLACK};
+use crate::private::{Budgets, Contribution, PayError, PrivateStore, RoundKey, StoreError};
+use crate::process::{self, Binary};
+use crate::serving::{Served, Serving};
+
+/// What the owner sees of training.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RoundsView {
+    /// Whether a round is under way.
+    pub busy: bool,
+    /// How the last invitation ended.
+    pub last: Option<String>,
+}
+
+/// Why the device does not take part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs.
+    pub reason: RefusalReason,
+    /// For people.
+    pub detail: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = self
+            .reason
+            .as_str_name()
+            .trim_start_matches("REFUSAL_REASON_")
+            .to_lowercase();
+        write!(f, "{reason}: {}", self.detail)
+    }
+}
+
+fn refuse(reason: RefusalReason, detail: impl Into<String>) -> Refusal {
+    Refusal {
+        reason,
+        detail: detail.into(),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Refusal {
+    refuse(RefusalReason::Failed, process::chain(error))
+}
+
+impl From<PayError> for Refusal {
+    fn from(error: PayError) -> Self {
+        let reason = match &error {
+            PayError::Refused(_) => RefusalReason::BudgetSpent,
+            PayError::OtherConfiguration | PayError::BytesLost => RefusalReason::BadConfiguration,
+            PayError::Ledger(_) | PayError::Store(_) => RefusalReason::Failed,
+        };
+        refuse(reason, process::chain(&error))
+    }
+}
+
+impl From<ExchangeError> for Refusal {
+    fn from(error: ExchangeError) -> Self {
+        let reason = match &error {
+            ExchangeError::Plan(_) | ExchangeError::State => RefusalReason::BadConfiguration,
+            _ => RefusalReason::Failed,
+        };
+        refuse(reason, process::chain(&error))
+    }
+}
+
+/// Takes part in rounds.
+#[derive(Debug)]
+pub struct Participant {
+    /// Who the device is.
+    pub identity: IdentityHandle,
+    /// The clock of certificates.
+    pub time: TimeSource,
+    /// The agent's own binary.
+    pub binary: Binary,
+    /// Examples and ledger.
+    pub private: Arc<PrivateStore>,
+    /// What serves: the base of training.
+    pub serving: Serving,
+    /// Where its weights lie.
+    pub shelf: Shelf,
+    /// Whether the device could train.
+    pub readiness: Readiness,
+    /// Invitations from the session.
+    pub invitations: mpsc::Receiver<RoundInvitation>,
+    /// Answers to the session.
+    pub replies: mpsc::Sender<InvitationReply>,
+    /// What the owner sees.
+    pub view: watch::Sender<RoundsView>,
+}
+
+impl Participant {
+    /// Answers invitations until it is told to stop; a training process ends with it.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut look = tokio::time::interval(READINESS_INTERVAL);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = look.tick() => self.readiness.look(false),
+                () = self.readiness.settings_changed() => self.readiness.look(false),
+                invitation = self.invitations.recv() => {
+                    let Some(invitation) = invitation else { return };
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = self.answer(invitation) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn answer(&self, invitation: RoundInvitation) {
+        let Some(round) = claimed_round(invitation.ticket.as_ref()) else {
+            tracing::warn!("an invitation without a readable ticket was passed over");
+            return;
+        };
+        self.readiness.look(true);
+        self.view.send_modify(|view| view.busy = true);
+        let outcome = self.take_part(&invitation, &round).await;
+        let last = match &outcome {
+            Ok(()) => format!("{round}: contributed"),
+            Err(refusal) => format!("{round}: {refusal}"),
+        };
+        tracing::info!(outcome = last, "the round is over for this device");
+        if let Err(refusal) = outcome {
+            let refused = InvitationRefused {
+                reason: refusal.reason.into(),
+                detail: refusal.detail,
+            };
+            self.reply(&round, invitation_reply::Reply::Refused(refused)).await;
+        }
+        self.view.send_replace(RoundsView {
+            busy: false,
+            last: Some(last),
+        });
+        self.readiness.look(false);
+    }
+
+    async fn reply(&self, round: &RoundId, reply: invitation_reply::Reply) {
+        let reply = InvitationReply {
+            round: Some(RoundRef::from(round)),
+            reply: Some(reply),
+        };
+        // Without a session nobody waits for the answer.
+        let _ = self.replies.send(reply).await;
+    }
+
+    async fn take_part(&self, invitation: &RoundInvitation, round: &RoundId) -> Result<(), Refusal> {
+        let signed = invitation.ticket.clone().unwrap_or_default();
+        let ticket = Ticket::verify(Some(&signed), &self.identity.current(), clock::now());
+        let ticket = ticket.map_err(|error| refuse(RefusalReason::BadTicket, process::chain(&error)))?;
+        let endpoint = invitation.trainer_endpoint.parse();
+        let endpoint = endpoint
+            .map_err(|error: fieldfare_tls::EndpointError| refuse(RefusalReason::BadTicket, process::chain(&error)))?;
+        let left = ticket.not_after.since(clock::now());
+        let (identity, time) = (self.identity.clone(), self.time.clone());
+        let trainer = Trainer {
+            endpoint,
+            identity,
+            time,
+            signed,
+            ticket,
+        };
+        let contributing = self.contribute(&trainer, round);
+        let late = || {
+            refuse(
+                RefusalReason::Failed,
+                format!("the round ended after {left:?}, before this device was done"),
+            )
+        };
+        tokio::time::timeout(left, contributing).await.map_err(|_| late())?
+    }
+
+    /// The bytes of an earlier payment, or those of training that is paid for now; and their upload.
+    async fn contribute(&self, trainer: &Trainer, round: &RoundId) -> Result<(), Refusal> {
+        let key = RoundKey::new(round).map_err(|error| failed(&error))?;
+        let before = self.on_store({
+            let key = key.clone();
+            move |store| store.contribution(&key)
+        });
+        let paid = match before.await? {
+            Some(before) if before.configuration == trainer.ticket.configuration => before,
+            Some(_) => return Err(PayError::OtherConfiguration.into()),
+            None => self.train_and_pay(trainer, round, &key).await?,
+        };
+        trainer.contribute(paid.configuration, &paid.bytes).await?;
+        self.on_store(move |store| store.acknowledge(&key)).await
+    }
+
+    async fn train_and_pay(&self, trainer: &Trainer, round: &RoundId, key: &RoundKey) -> Result<Contribution, Refusal> {
+        self.check_owner()?;
+        let configured = trainer.configure().await?;
+        let plan = &configured.plan;
+        let served = self.base(plan)?;
+        let budgets = Budgets {
+            device: self.readiness.settings().budget,
+            job: plan.job_budget,
+        };
+        let mechanism = plan.training.dp.mechanism();
+        let quoted = {
+            let (private, key) = (Arc::clone(&self.private), key.clone());
+            tokio::task::spawn_blocking(move || private.quote(&key, mechanism, budgets, clock::now().unix_ms()))
+        };
+        quoted.await.map_err(|error| failed(&error))??;
+        let order = self.order(&configured, &served).await?;
+        self.reply(round, invitation_reply::Reply::Accepted(InvitationAccepted {}))
+            .await;
+        let bytes = train(&self.binary, &order).await.map_err(|error| failed(&error))?;
+        // The owner may have changed their mind meanwhile.
+        self.check_consent()?;
+        let (private, key, configuration) = (Arc::clone(&self.private), key.clone(), trainer.ticket.configuration);
+        let now: Timestamp = clock::now();
+        let paying = move || private.pay(&key, mechanism, budgets, now.unix_ms(), configuration, &bytes);
+        Ok(tokio::task::spawn_blocking(paying)
+            .await
+            .map_err(|error| failed(&error))??)
+    }
+
+    fn check_consent(&self) -> Result<(), Refusal> {
+        match self.readiness.settings().consent {
+            Consent::Given => Ok(()),
+            Consent::Withheld => Err(refuse(
+                RefusalReason::NoConsent,
+                "the owner has not consented to training",
+            )),
+        }
+    }
+
+    fn check_owner(&self) -> Result<(), Refusal> {
+        self.check_consent()?;
+        if self.readiness.is_idle() {
+            return Ok(());
+        }
+        Err(refuse(
+            RefusalReason::NotIdle,
+            "the owner's idle policy does not allow training now",
+        ))
+    }
+
+    /// The release that the round trains on top of must be the one that serves: its bytes are verified, and it is what improves.
+    fn base(&self, plan: &RoundPlan) -> Result<Arc<Served>, Refusal> {
+        let served = self.serving.borrow().clone();
+        let served = served.ok_or_else(|| refuse(RefusalReason::WrongBase, "no release serves on this device"))?;
+        if served.installed.manifest == plan.base_manifest {
+            return Ok(served);
+        }
+        let detail = format!(
+            "this device serves {}, and the round trains on another release",
+            served.installed.release
+        );
+        Err(refuse(RefusalReason::WrongBase, detail))
+    }
+
+    async fn order(&self, configured: &Configured, served: &Served) -> Result<Order, Refusal> {
+        let examples = self.on_store(PrivateStore::all).await?;
+        if examples.len() < MIN_EXAMPLES {
+            let detail = format!("fewer than {MIN_EXAMPLES} examples are on this device");
+            return Err(refuse(RefusalReason::TooFewExamples, detail));
+        }
+        let weights = self.shelf.artifact(&served.weights);
+        let mut training = configured.plan.training.clone();
+        let config = {
+            let path = weights.clone();
+            tokio::task::spawn_blocking(move || decoder_config(&path))
+                .await
+                .map_err(|error| failed(&error))?
+        };
+        let config = config.map_err(|detail| refuse(RefusalReason::Failed, detail))?;
+        training
+            .fits(&config)
+            .map_err(|detail| refuse(RefusalReason::BadConfiguration, detail))?;
+        let (available, spec) = (self.readiness.memory(), training.lora());
+        let sequence = training.max_sequence_tokens.min(config.context);
+        let batch = PhysicalBatch::fitting(available.get(), &config, &spec, sequence).ok_or_else(|| {
+            let needed = ByteSize::new(training_bytes(&config, &spec, PhysicalBatch::new(1), sequence));
+            refuse(
+                RefusalReason::TooLittleMemory,
+                format!("training needs {needed}, and {available} are available"),
+            )
+        })?;
+        training.physical_batch = training.physical_batch.min(batch.get());
+        let needed = training_bytes(&config, &spec, PhysicalBatch::new(training.physical_batch), sequence);
+        let state = STANDARD.encode(&configured.state);
+        Ok(Order {
+            weights,
+            training,
+            state,
+            examples,
+            address_space: needed.saturating_add(TRAIN_ADDRESS_SPACE_SLACK),
+        })
+    }
+
+    /// Runs a call of the store, which blocks.
+    async fn on_store<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&PrivateStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let private = Arc::clone(&self.private);
+        let done = tokio::task::spawn_blocking(move || call(&private)).await;
+        done.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+    }
+}
+
+/// The shape of a model, from its header.
+fn decoder_config(path: &std::path::Path) -> Result<DecoderConfig, String> {
+    let mapping = Mapping::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let gguf = Gguf::parse(mapping.as_bytes()).map_err(|error| process::chain(&error))?;
+    DecoderConfig::from_gguf(&gguf).map_err(|error| process::chain(&error))
+}
