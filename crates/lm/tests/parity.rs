@@ -1,12 +1,15 @@
-//! The engine (candle) and training (burn) compute the same logits from the same F32 weights.
+//! The engine (candle) and training (burn) compute the same logits from the same F32 weights, and training takes the
+//! memory that was predicted.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fieldfare_lm::adapter::{LoraAdapter, LoraFactors};
+use fieldfare_lm::config::{Architecture, DecoderConfig, Rope, RopePairing};
 use fieldfare_lm::engine::{Engine, Mapping};
 use fieldfare_lm::quantize::{Precision, quantize};
 use fieldfare_lm::tokenizer::ControlTokens;
+use fieldfare_lm::train::memory::{PhysicalBatch, training_bytes};
 use fieldfare_lm::train::{DecoderWeights, FrozenDecoder, LoraDecoder, LoraSpec, TrainingExample};
 
 /// Largest distance of two logits, relative to the largest logit of their row.
@@ -162,4 +165,98 @@ fn the_shipped_model_has_the_same_logits_in_both() {
         path,
         "At mill-lane the soil moisture of the maize in zone 3 is too low, 12 %, severe.\nMoisture low in Zone 3",
     );
+}
+
+/// A decoder large enough for its activations to outweigh the process: 7 million parameters.
+fn measured_config() -> DecoderConfig {
+    DecoderConfig {
+        architecture: Architecture::Llama,
+        width: 288,
+        layers: 6,
+        heads: 6,
+        kv_heads: 6,
+        head_width: 48,
+        feed_forward: 768,
+        vocabulary: 2_000,
+        context: 256,
+        norm_epsilon: 1e-5,
+        rope: Rope {
+            theta: 10_000.0,
+            dimensions: 48,
+            position_divisor: 1.0,
+            pairing: RopePairing::Interleaved,
+        },
+        tied_embeddings: true,
+    }
+}
+
+const MEASURED_SPEC: LoraSpec = LoraSpec {
+    rank: 8,
+    alpha: 16.0,
+    seed: 3,
+};
+
+/// Examples at once, and tokens of each.
+const MEASURED_BATCHES: [(usize, usize); 3] = [(1, 32), (8, 64), (8, 128)];
+
+/// Runs in a process of its own, for the test below: trains one batch and prints the peak of resident bytes.
+#[test]
+#[ignore = "measures the whole process, so it needs one of its own"]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the parent says by the environment which batch to train"
+)]
+fn child_trains_one_batch() {
+    let batch: usize = std::env::var("FIELDFARE_TEST_BATCH").unwrap().parse().unwrap();
+    let (examples, length) = MEASURED_BATCHES[batch];
+    let weights = DecoderWeights::initialise(measured_config(), 1);
+    let decoder = LoraDecoder::new(FrozenDecoder::new(&weights), MEASURED_SPEC);
+    drop(weights);
+    let tokens = |seed: usize| (0..length).map(|index| ((seed + index * 13) % 2_000) as u32).collect();
+    let examples: Vec<TrainingExample> = (0..examples)
+        .map(|seed| TrainingExample::new(tokens(seed), length / 2, length).unwrap())
+        .collect();
+    let borrowed: Vec<&TrainingExample> = examples.iter().collect();
+    let state = vec![0.01; decoder.trained_parameters()];
+    for _ in 0..2 {
+        assert_eq!(decoder.per_example_gradients(&state, &borrowed).len(), examples.len());
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    println!("{peak}");
+}
+
+/// The peak of a child process that trains one of the measured batches.
+fn measured_peak(batch: usize) -> u64 {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_trains_one_batch", "--ignored", "--nocapture"])
+        .env("FIELDFARE_TEST_BATCH", batch.to_string())
+        .env("RAYON_NUM_THREADS", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.split_once("VmHWM:"))
+        .unwrap_or_else(|| panic!("no peak in {text:?}"))
+        .1;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn training_takes_at_most_the_predicted_memory_and_at_least_half_of_it() {
+    for (batch, (examples, length)) in MEASURED_BATCHES.into_iter().enumerate() {
+        let predicted = training_bytes(&measured_config(), &MEASURED_SPEC, PhysicalBatch::new(examples), length);
+        let measured = measured_peak(batch);
+        println!("{examples} examples of {length} tokens: predicted {predicted}, measured {measured}");
+        assert!(
+            measured <= predicted,
+            "{examples} of {length} tokens take {measured} bytes, {predicted} were predicted"
+        );
+        assert!(
+            measured * 2 >= predicted,
+            "{examples} of {length} tokens take {measured} bytes only, of {predicted}"
+        );
+    }
 }
