@@ -13,6 +13,11 @@ pub enum Failure {
     Interrupted,
 }
 
+/// A refusal by a gate, as an error.
+pub fn refused(reason: impl Into<String>) -> anyhow::Error {
+    Failure::Refused(reason.into()).into()
+}
+
 /// Advice on what to do next, attached to an error with `anyhow`'s context.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]

@@ -1,22 +1,10 @@
 //! `fieldfare`: the operator's command.
 
-mod args;
-mod client;
-mod clock;
-mod commands;
-mod context;
-mod exit;
-mod limits;
-mod output;
-mod quickstart;
-mod signing;
-
 use std::process::ExitCode;
 
 use clap::Parser;
-
-use crate::args::CommandLine;
-use crate::exit::Failure;
+use fieldfare_cli::args::CommandLine;
+use fieldfare_cli::{commands, exit};
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
@@ -29,9 +17,4 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error, colour),
     }
-}
-
-/// A failure with an exit code of its own.
-fn refused(reason: impl Into<String>) -> anyhow::Error {
-    Failure::Refused(reason.into()).into()
 }

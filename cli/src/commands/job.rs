@@ -386,7 +386,7 @@ pub async fn follow(session: &Session, name: &str) -> Result<v1::Job> {
 pub fn succeeded(job: v1::Job) -> Result<v1::Job> {
     match job.stage() {
         v1::JobStage::Succeeded => Ok(job),
-        v1::JobStage::Refused => Err(crate::refused(format!("the evaluation gate refused {}: {}", job.name, job.reason))),
+        v1::JobStage::Refused => Err(crate::exit::refused(format!("the evaluation gate refused {}: {}", job.name, job.reason))),
         other => Err(anyhow!("job {} {}: {}", job.name, stage(other), job.reason)),
     }
 }

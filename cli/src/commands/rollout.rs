@@ -245,7 +245,7 @@ pub async fn follow(session: &Session, deployment: &str) -> Result<v1::RolloutSt
 pub fn judged(status: &v1::RolloutStatus) -> Result<()> {
     match status.phase() {
         v1::RolloutPhase::RolledBack | v1::RolloutPhase::Aborted => {
-            Err(crate::refused(format!("the rollout of {} is {}: {}", status.to_manifest, phase(status.phase()), status.reason)))
+            Err(crate::exit::refused(format!("the rollout of {} is {}: {}", status.to_manifest, phase(status.phase()), status.reason)))
         }
         _ => Ok(()),
     }

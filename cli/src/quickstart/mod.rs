@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn the_outcome_is_that_of_the_error() {
         assert_eq!(verdict(&Ok(())), (Outcome::Succeeded, None));
-        let refused = Err(crate::refused("the loss did not fall").context("job x"));
+        let refused = Err(crate::exit::refused("the loss did not fall").context("job x"));
         assert_eq!(verdict(&refused), (Outcome::Refused, Some("job x: the loss did not fall".to_owned())));
         assert_eq!(verdict(&Err(Failure::Interrupted.into())).0, Outcome::Interrupted);
         assert_eq!(verdict(&Err(anyhow::anyhow!("broken"))).0, Outcome::Failed);
