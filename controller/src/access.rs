@@ -60,14 +60,17 @@ impl Access {
 
     /// Who calls, by a certificate that is valid now.
     pub fn caller(&self, extensions: &Extensions) -> Result<Caller, Refusal> {
-        let principal = peer(extensions)?.principal().map_err(|error| Refusal::Anonymous(error.to_string()))?;
+        let principal = peer(extensions)?
+            .principal()
+            .map_err(|error| Refusal::Anonymous(error.to_string()))?;
         self.member(principal)
     }
 
     /// Who renews: by a certificate that is valid, or expired within the grace.
     pub fn renewing(&self, extensions: &Extensions) -> Result<(Caller, LeafCertificate), Refusal> {
         let leaf = peer(extensions)?.presented();
-        let leaf = leaf.ok_or_else(|| Refusal::Anonymous("a renewal needs the certificate that is renewed".to_owned()))?;
+        let leaf =
+            leaf.ok_or_else(|| Refusal::Anonymous("a renewal needs the certificate that is renewed".to_owned()))?;
         Ok((self.member(&leaf.principal)?, leaf.clone()))
     }
 
@@ -101,7 +104,10 @@ impl Access {
             Role::Device(_, id) if ours => Ok(Caller::Device(*id)),
             Role::Trainer(_, name) if ours => Ok(Caller::Trainer(name.clone())),
             Role::Operator(_, name) if ours => Ok(Caller::Operator(name.clone())),
-            _ => Err(Refusal::Forbidden(format!("{principal} does not belong to tenant {} here", self.tenant))),
+            _ => Err(Refusal::Forbidden(format!(
+                "{principal} does not belong to tenant {} here",
+                self.tenant
+            ))),
         }
     }
 }
@@ -113,7 +119,10 @@ pub fn is_enrolled(id: DeviceId, mirror: &Mirror) -> Result<(), Refusal> {
 
 /// As [`is_enrolled`], where the copy is being read already.
 pub fn is_enrolled_in(id: DeviceId, records: &Records) -> Result<(), Refusal> {
-    let standing = records.devices.get(&id).map(fieldfare_proto::v1::DeviceRecord::standing);
+    let standing = records
+        .devices
+        .get(&id)
+        .map(fieldfare_proto::v1::DeviceRecord::standing);
     match standing {
         Some(DeviceStanding::Enrolled) => Ok(()),
         Some(DeviceStanding::Pending) => Err(Refusal::Forbidden(format!("device {id} waits for approval"))),
@@ -128,9 +137,14 @@ pub fn check_protocol(field: &str, version: u32) -> Result<(), Refusal> {
     if version >= oldest {
         return Ok(());
     }
-    Err(Refusal::invalid(field, format!("is {version}, expected {oldest} to {PROTOCOL_VERSION}")))
+    Err(Refusal::invalid(
+        field,
+        format!("is {version}, expected {oldest} to {PROTOCOL_VERSION}"),
+    ))
 }
 
 fn peer(extensions: &Extensions) -> Result<&PeerIdentity, Refusal> {
-    extensions.get().ok_or_else(|| Refusal::Anonymous("the connection has no identity".to_owned()))
+    extensions
+        .get()
+        .ok_or_else(|| Refusal::Anonymous("the connection has no identity".to_owned()))
 }

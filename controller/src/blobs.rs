@@ -58,7 +58,9 @@ impl Blobs {
     /// The blobs in a local folder, which must exist. What is acknowledged is synced to disk.
     pub fn local(folder: &Path) -> Result<Self, BlobError> {
         let objects = LocalFileSystem::new_with_prefix(folder).map_err(BlobError::Objects)?;
-        Ok(Self { objects: Arc::new(objects.with_fsync(true)) })
+        Ok(Self {
+            objects: Arc::new(objects.with_fsync(true)),
+        })
     }
 
     /// The length of a blob; nothing if it is not there.
@@ -87,7 +89,11 @@ impl Blobs {
         if self.length(&sha256).await? == Some(length) {
             return Ok(());
         }
-        let mut upload = self.objects.put_multipart(&path(&sha256)).await.map_err(BlobError::Objects)?;
+        let mut upload = self
+            .objects
+            .put_multipart(&path(&sha256))
+            .await
+            .map_err(BlobError::Objects)?;
         match receive(upload.as_mut(), ArtifactVerifier::new(length, sha256), bytes).await {
             Ok(()) => {
                 upload.complete().await.map_err(BlobError::Objects)?;
@@ -107,14 +113,19 @@ impl Blobs {
     pub async fn put(&self, bytes: Vec<u8>) -> Result<Sha256Digest, BlobError> {
         let sha256 = Sha256Digest::of(&bytes);
         if self.length(&sha256).await?.is_none() {
-            self.objects.put(&path(&sha256), PutPayload::from(bytes)).await.map_err(BlobError::Objects)?;
+            self.objects
+                .put(&path(&sha256), PutPayload::from(bytes))
+                .await
+                .map_err(BlobError::Objects)?;
         }
         Ok(sha256)
     }
 
     /// A whole blob of at most `limit` bytes, verified; nothing if it is not there.
     pub async fn read(&self, sha256: &Sha256Digest, limit: u64) -> Result<Option<Bytes>, BlobError> {
-        let Some(length) = self.length(sha256).await? else { return Ok(None) };
+        let Some(length) = self.length(sha256).await? else {
+            return Ok(None);
+        };
         if length > limit {
             return Err(BlobError::TooLong { announced: length });
         }
@@ -133,8 +144,15 @@ impl Blobs {
         if range.is_empty() {
             return Ok(futures_util::stream::empty().boxed());
         }
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let found = self.objects.get_opts(&path(sha256), options).await.map_err(BlobError::Objects)?;
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            ..GetOptions::default()
+        };
+        let found = self
+            .objects
+            .get_opts(&path(sha256), options)
+            .await
+            .map_err(BlobError::Objects)?;
         Ok(found.into_stream())
     }
 }
@@ -151,12 +169,20 @@ where
     let mut part = Vec::new();
     loop {
         let received = verifier.received();
-        let broken = |source: E| BlobError::BrokenOff { received, source: source.into() };
-        let Some(chunk) = bytes.try_next().await.map_err(broken)? else { break };
+        let broken = |source: E| BlobError::BrokenOff {
+            received,
+            source: source.into(),
+        };
+        let Some(chunk) = bytes.try_next().await.map_err(broken)? else {
+            break;
+        };
         verifier.update(&chunk)?;
         part.extend_from_slice(&chunk);
         if part.len() >= BLOB_PART_BYTES {
-            upload.put_part(std::mem::take(&mut part).into()).await.map_err(BlobError::Objects)?;
+            upload
+                .put_part(std::mem::take(&mut part).into())
+                .await
+                .map_err(BlobError::Objects)?;
         }
     }
     verifier.finish()?;
@@ -180,8 +206,11 @@ mod tests {
         let good = b"weights of a model";
         let sha256 = Sha256Digest::of(good);
         let length = good.len() as u64;
-        let cases: [(&[u8], &str); 3] =
-            [(b"weights of a mode", "are listed"), (b"weights of a model!", "more than"), (b"weights of a m0del", "digest")];
+        let cases: [(&[u8], &str); 3] = [
+            (b"weights of a mode", "are listed"),
+            (b"weights of a model!", "more than"),
+            (b"weights of a m0del", "digest"),
+        ];
         for (bytes, why) in cases {
             let error = blobs.put_stream(sha256, length, pieces(bytes)).await.unwrap_err();
             let text = crate::refusal::chain(&error);
@@ -194,7 +223,10 @@ mod tests {
 
         blobs.put_stream(sha256, length, pieces(good)).await.unwrap();
         assert_eq!(blobs.read(&sha256, length).await.unwrap().unwrap(), good.as_slice());
-        assert!(matches!(blobs.read(&sha256, length - 1).await, Err(BlobError::TooLong { .. })));
+        assert!(matches!(
+            blobs.read(&sha256, length - 1).await,
+            Err(BlobError::TooLong { .. })
+        ));
         let part: Vec<Bytes> = blobs.stream(&sha256, 8..10).await.unwrap().try_collect().await.unwrap();
         assert_eq!(part.concat(), b"of");
     }
@@ -203,7 +235,10 @@ mod tests {
     async fn an_announced_endless_upload_is_refused_before_it_begins() {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::local(folder.path()).unwrap();
-        let error = blobs.put_stream(Sha256Digest::of(b""), BLOB_BYTES_MAX + 1, pieces(b"x")).await.unwrap_err();
+        let error = blobs
+            .put_stream(Sha256Digest::of(b""), BLOB_BYTES_MAX + 1, pieces(b"x"))
+            .await
+            .unwrap_err();
         assert!(matches!(error, BlobError::TooLong { .. }));
     }
 }

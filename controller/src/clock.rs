@@ -10,7 +10,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 #[allow(clippy::disallowed_methods, reason = "this is the binary's clock")]
 pub fn system() -> TimeSource {
     TimeSource::new(|| {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         Timestamp::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     })
 }

@@ -109,7 +109,10 @@ mod tests {
 
     #[test]
     fn an_unknown_store_is_refused_with_what_is_expected() {
-        assert_eq!("redb:/var/x.redb".parse::<StoreLocation>().unwrap(), StoreLocation::Redb("/var/x.redb".into()));
+        assert_eq!(
+            "redb:/var/x.redb".parse::<StoreLocation>().unwrap(),
+            StoreLocation::Redb("/var/x.redb".into())
+        );
         for text in ["", "redb:", "etcd:x", "/var/x.redb"] {
             let error = text.parse::<StoreLocation>().unwrap_err().to_string();
             assert!(error.contains("redb:PATH"), "{error}");

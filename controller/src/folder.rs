@@ -121,12 +121,18 @@ impl Folder {
 
 /// Reads a file as text.
 pub fn read(path: &Path) -> Result<String, FileError> {
-    fs::read_to_string(path).map_err(|source| FileError { path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|source| FileError {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Writes a file so that whoever reads it sees the old or the new content, never a part; it and its folder are synced.
 pub fn write(path: &Path, content: &str, secrecy: Secrecy) -> Result<(), FileError> {
-    write_atomically(path, content, secrecy).map_err(|source| FileError { path: path.to_owned(), source })
+    write_atomically(path, content, secrecy).map_err(|source| FileError {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn write_atomically(path: &Path, content: &str, secrecy: Secrecy) -> io::Result<()> {

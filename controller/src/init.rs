@@ -7,7 +7,7 @@ use fieldfare_proto::v1::{FleetRecord, KeyRecord, PrincipalRecord, TokenRole};
 use fieldfare_release::tuf::SigningKey;
 use fieldfare_store::Store;
 use fieldfare_tls::{
-    CertificateAuthority, CertificateRequest, ControllerName, Identity, OperatorName, Principal, PrivateKey,
+    CertificateAuthority, CertificateRequest, ControllerName, HostName, Identity, OperatorName, Principal, PrivateKey,
     SerialNumber, TimeSource, TrustBundle, TrustDomain, ValidityWindow,
 };
 use ring::rand::SystemRandom;
@@ -55,14 +55,18 @@ pub async fn init(options: &Init, clock: &TimeSource) -> Result<Outcome> {
         tenant: options.tenant.to_string(),
         advertise: options.advertise.iter().map(host_text).collect(),
     };
-    write(&folder.fleet(), &(serde_json::to_string_pretty(&file)? + "\n"), Secrecy::Public)?;
+    write(
+        &folder.fleet(),
+        &(serde_json::to_string_pretty(&file)? + "\n"),
+        Secrecy::Public,
+    )?;
     Ok(Outcome::Created)
 }
 
-fn host_text(host: &fieldfare_tls::HostName) -> String {
+fn host_text(host: &HostName) -> String {
     match host {
-        fieldfare_tls::HostName::Dns(name) => name.as_ref().to_owned(),
-        fieldfare_tls::HostName::Ip(address) => address.to_string(),
+        HostName::Dns(name) => name.as_ref().to_owned(),
+        HostName::Ip(address) => address.to_string(),
     }
 }
 
@@ -70,11 +74,18 @@ fn host_text(host: &fieldfare_tls::HostName) -> String {
 pub fn load_fleet(folder: &Folder) -> Result<FleetFile> {
     let path = folder.fleet();
     let text = read(&path).with_context(|| {
-        format!("{} holds no fleet; `fieldfare-controller init --dir` makes one", folder.root().display())
+        format!(
+            "{} holds no fleet; `fieldfare-controller init --dir` makes one",
+            folder.root().display()
+        )
     })?;
     let file: FleetFile = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
     if file.schema != FLEET_SCHEMA {
-        bail!("{} has schema {}, this version reads {FLEET_SCHEMA}", path.display(), file.schema);
+        bail!(
+            "{} has schema {}, this version reads {FLEET_SCHEMA}",
+            path.display(),
+            file.schema
+        );
     }
     if file.advertise.is_empty() {
         bail!("{}: `advertise` is empty; expected at least one host", path.display());
@@ -94,7 +105,11 @@ fn authority(folder: &Folder, domain: &TrustDomain, clock: &TimeSource) -> Resul
     let window = ValidityWindow::new(start, now.saturating_add(AUTHORITY_LIFETIME))?;
     let made = CertificateAuthority::create(domain, window, SerialNumber::from_random(random_bytes()?))?;
     write(&folder.authority_key(), made.key_pem(), Secrecy::Secret)?;
-    write(&folder.authority_certificate(), &made.certificate_pem(), Secrecy::Public)?;
+    write(
+        &folder.authority_certificate(),
+        &made.certificate_pem(),
+        Secrecy::Public,
+    )?;
     Ok(made)
 }
 
@@ -106,7 +121,11 @@ pub fn load_authority(folder: &Folder) -> Result<CertificateAuthority> {
 
 fn online_key(path: &std::path::Path) -> Result<()> {
     if !path.exists() {
-        write(path, &SigningKey::generate(&SystemRandom::new())?.to_pem(), Secrecy::Secret)?;
+        write(
+            path,
+            &SigningKey::generate(&SystemRandom::new())?.to_pem(),
+            Secrecy::Secret,
+        )?;
     }
     Ok(())
 }
@@ -132,7 +151,7 @@ async fn first_operator(
     };
     let name = OperatorName::new(FIRST_OPERATOR)?;
     let principal = Principal::operator(options.domain.clone(), options.tenant.clone(), name.clone());
-    let identity = identity(authority, key, &principal, clock)?;
+    let identity = identity(authority, key, &principal, &[], clock)?;
     register(records, options, &name, identity.key().digest(), unix_ms(clock.now())).await?;
     Ok(identity.save(&place)?)
 }
@@ -142,23 +161,38 @@ fn identity(
     authority: &CertificateAuthority,
     key: PrivateKey,
     principal: &Principal,
+    names: &[HostName],
     clock: &TimeSource,
 ) -> Result<Identity> {
     let request = CertificateRequest::parse(&key.certificate_request()?)?;
-    let issued = crate::enrolment::issue(authority, &request, principal, clock.now())?;
+    let issued = crate::enrolment::issue(authority, &request, principal, names, clock.now())?;
     let bundle = TrustBundle::new(vec![authority.certificate().clone()])?;
-    Ok(Identity::new(key, issued.chain_der.into_iter().map(Into::into).collect(), bundle)?)
+    Ok(Identity::new(
+        key,
+        issued.chain_der.into_iter().map(Into::into).collect(),
+        bundle,
+    )?)
 }
 
 /// The controller's own identity, for a day from now. Its key stays the same.
-pub fn own_identity(
-    folder: &Folder,
-    authority: &CertificateAuthority,
-    domain: &TrustDomain,
-    clock: &TimeSource,
-) -> Result<Identity> {
-    let principal = Principal::controller(domain.clone(), ControllerName::new("controller")?);
-    identity(authority, private_key(&folder.identity_key())?, &principal, clock)
+pub fn own_identity(folder: &Folder, authority: &CertificateAuthority, clock: &TimeSource) -> Result<Identity> {
+    let fleet = load_fleet(folder)?;
+    let principal = Principal::controller(
+        TrustDomain::new(fleet.domain.as_str())?,
+        ControllerName::new("controller")?,
+    );
+    let names = fleet
+        .advertise
+        .iter()
+        .map(|host| host.parse())
+        .collect::<Result<Vec<HostName>, _>>()?;
+    identity(
+        authority,
+        private_key(&folder.identity_key())?,
+        &principal,
+        &names,
+        clock,
+    )
 }
 
 async fn register(
@@ -171,14 +205,26 @@ async fn register(
     let keys = Keys::of(&options.tenant);
     attempt!("the new fleet", records, change, {
         if change.read::<FleetRecord>(&keys.fleet()).await?.is_none() {
-            let mut fleet = FleetRecord { generation: None, trust_domain: options.domain.to_string(), created_unix_ms: now };
+            let mut fleet = FleetRecord {
+                generation: None,
+                trust_domain: options.domain.to_string(),
+                created_unix_ms: now,
+            };
             change.put(keys.fleet(), &mut fleet);
         }
         if change.read::<PrincipalRecord>(&keys.operator(name)).await?.is_none() {
             let key_digest = key.as_bytes().to_vec();
-            let mut operator = PrincipalRecord { key_digest, enrolled_unix_ms: now, ..PrincipalRecord::default() };
+            let mut operator = PrincipalRecord {
+                key_digest,
+                enrolled_unix_ms: now,
+                ..PrincipalRecord::default()
+            };
             change.put(keys.operator(name), &mut operator);
-            let mut holder = KeyRecord { generation: None, role: TokenRole::Operator.into(), id: name.to_string() };
+            let mut holder = KeyRecord {
+                generation: None,
+                role: TokenRole::Operator.into(),
+                id: name.to_string(),
+            };
             change.put(keys.holder(&key), &mut holder);
         }
     });

@@ -17,7 +17,9 @@ pub struct Keys {
 impl Keys {
     /// The keys of this tenant.
     pub fn of(tenant: &TenantName) -> Self {
-        Self { root: prefix(format!("/v1/{tenant}/")) }
+        Self {
+            root: prefix(format!("/v1/{tenant}/")),
+        }
     }
 
     /// Everything of the tenant.
@@ -140,12 +142,18 @@ impl Keys {
 
     /// `RoundRecord` of one attempt.
     pub fn round(&self, round: &RoundId) -> Key {
-        self.key(format_args!("rounds/{}/{:05}/{:02}", round.job, round.round.0, round.attempt.0))
+        self.key(format_args!(
+            "rounds/{}/{:05}/{:02}",
+            round.job, round.round.0, round.attempt.0
+        ))
     }
 
     /// `DropRecord` of one device in one attempt.
     pub fn drop(&self, round: &RoundId, device: DeviceId) -> Key {
-        self.key(format_args!("drops/{}/{:05}/{:02}/{device}", round.job, round.round.0, round.attempt.0))
+        self.key(format_args!(
+            "drops/{}/{:05}/{:02}/{device}",
+            round.job, round.round.0, round.attempt.0
+        ))
     }
 
     /// What kind of record lies at `key`, with its name in it; nothing for a kind that the mirror does not hold.
@@ -266,7 +274,11 @@ mod tests {
         let model = ModelName::new("farm").unwrap();
         let trainer = TrainerName::new("north").unwrap();
         let class: ProfileClass = "candle-gguf.unattested.m1000.d1024.b1000.f1000.i1000".parse().unwrap();
-        let round = RoundId { job: job.clone(), round: RoundNumber(3), attempt: Attempt(2) };
+        let round = RoundId {
+            job: job.clone(),
+            round: RoundNumber(3),
+            attempt: Attempt(2),
+        };
         let cases = [
             (keys.replica("a1"), Place::Replica("a1")),
             (keys.session(id), Place::Session(id)),
@@ -274,9 +286,15 @@ mod tests {
             (keys.device(id), Place::Device(id)),
             (keys.device_status(id), Place::DeviceStatus(id)),
             (keys.deployment(&deployment), Place::Deployment(deployment.clone())),
-            (keys.deployment_status(&deployment), Place::DeploymentStatus(deployment.clone())),
+            (
+                keys.deployment_status(&deployment),
+                Place::DeploymentStatus(deployment.clone()),
+            ),
             (keys.rollout(&deployment), Place::Rollout(deployment.clone())),
-            (keys.assignment(&deployment, 4, &class), Place::Assignment(deployment.clone(), 4, class.clone())),
+            (
+                keys.assignment(&deployment, 4, &class),
+                Place::Assignment(deployment.clone(), 4, class.clone()),
+            ),
             (keys.job(&job), Place::Job(job.clone())),
             (keys.job_status(&job), Place::JobStatus(job.clone())),
             (keys.claim(&job), Place::Claim(job.clone())),

@@ -150,3 +150,6 @@ pub const SEQUENCE_TOKENS_MAX: u32 = 32_768;
 
 /// Most local steps of one round.
 pub const STEPS_PER_ROUND_MAX: u32 = 100_000;
+
+/// How long a caller waits for the mirror to show what was written before. It takes a millisecond where all is well.
+pub const MIRROR_PATIENCE: Duration = Duration::from_millis(500);

@@ -39,7 +39,10 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let signal = shutdown::signal()?;
     let server = Server::start(&options, clock::system()).await?;
     let endpoints = server.endpoints();
-    say(&format!("ready grpc={} artifacts={} metrics={}", endpoints.grpc, endpoints.artifacts, endpoints.metrics))?;
+    say(&format!(
+        "ready grpc={} artifacts={} metrics={}",
+        endpoints.grpc, endpoints.artifacts, endpoints.metrics
+    ))?;
     let outcome = server.run_until(signal).await;
     telemetry.flush();
     outcome

@@ -51,12 +51,36 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
-        registry.register("enrolments", "Certificates issued at enrolment", self.enrolments.clone());
-        registry.register("enrolments_refused", "Enrolments that were refused", self.enrolments_refused.clone());
-        registry.register("sessions_opened", "Device sessions that were opened", self.sessions_opened.clone());
-        registry.register("sessions_fenced", "Device sessions ended by a newer one", self.sessions_fenced.clone());
-        registry.register("rollout_milestones", "Milestones of rollouts", self.rollout_milestones.clone());
-        registry.register("blob_bytes_received", "Bytes of blobs received", self.blob_bytes_in.clone());
+        registry.register(
+            "enrolments",
+            "Certificates issued at enrolment",
+            self.enrolments.clone(),
+        );
+        registry.register(
+            "enrolments_refused",
+            "Enrolments that were refused",
+            self.enrolments_refused.clone(),
+        );
+        registry.register(
+            "sessions_opened",
+            "Device sessions that were opened",
+            self.sessions_opened.clone(),
+        );
+        registry.register(
+            "sessions_fenced",
+            "Device sessions ended by a newer one",
+            self.sessions_fenced.clone(),
+        );
+        registry.register(
+            "rollout_milestones",
+            "Milestones of rollouts",
+            self.rollout_milestones.clone(),
+        );
+        registry.register(
+            "blob_bytes_received",
+            "Bytes of blobs received",
+            self.blob_bytes_in.clone(),
+        );
         registry.register("blob_bytes_sent", "Bytes of blobs sent", self.blob_bytes_out.clone());
         registry.register("sessions", "Device sessions open now", self.sessions.clone());
         registry.register("devices", "Registered devices", self.devices.clone());
@@ -84,7 +108,11 @@ impl Metrics {
 
     /// A rollout reached a milestone.
     pub fn milestone(&self, name: &str) {
-        self.rollout_milestones.get_or_create(&Milestone { milestone: name.to_owned() }).inc();
+        self.rollout_milestones
+            .get_or_create(&Milestone {
+                milestone: name.to_owned(),
+            })
+            .inc();
     }
 
     /// Bytes of a blob arrived.

@@ -9,11 +9,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use fieldfare_fleet::rollout::RolloutState;
 use fieldfare_fleet::{DeploymentName, DeviceId, JobName, ModelName, ProfileClass, RoundId, TrainerName};
 use fieldfare_proto::v1;
-use fieldfare_store::{Change, Entry, Key, Store, Watch, WatchError};
+use fieldfare_store::{Change, Entry, Key, Revision, Store, Watch, WatchError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::{Keys, Place};
+use crate::limits::MIRROR_PATIENCE;
 use crate::records::{Record, decode};
 use crate::refusal::{Refusal, chain};
 
@@ -37,7 +38,10 @@ pub struct RoundView {
 
 /// The records that decisions read.
 #[derive(Debug, Default)]
-#[allow(missing_docs, reason = "each is the collection of the record of the same name in state.proto")]
+#[allow(
+    missing_docs,
+    reason = "each is the collection of the record of the same name in state.proto"
+)]
 pub struct Records {
     pub replicas: BTreeSet<String>,
     pub devices: BTreeMap<DeviceId, v1::DeviceRecord>,
@@ -59,7 +63,9 @@ pub struct Records {
 impl Records {
     /// Whether a session of the device is open on a replica that lives.
     pub fn is_connected(&self, device: DeviceId) -> bool {
-        self.sessions.get(&device).is_some_and(|session| session.open && self.replicas.contains(&session.incarnation))
+        self.sessions
+            .get(&device)
+            .is_some_and(|session| session.open && self.replicas.contains(&session.incarnation))
     }
 }
 
@@ -78,13 +84,20 @@ pub enum Topic {
     Trainers,
 }
 
-const TOPICS: [Topic; 5] = [Topic::Devices, Topic::Desired, Topic::Jobs, Topic::Rounds, Topic::Trainers];
+const TOPICS: [Topic; 5] = [
+    Topic::Devices,
+    Topic::Desired,
+    Topic::Jobs,
+    Topic::Rounds,
+    Topic::Trainers,
+];
 
 /// The copy, and its news.
 #[derive(Debug)]
 pub struct Mirror {
     records: RwLock<Records>,
     news: [watch::Sender<u64>; TOPICS.len()],
+    seen: watch::Sender<Revision>,
 }
 
 impl Mirror {
@@ -97,6 +110,7 @@ impl Mirror {
         let mirror = Arc::new(Self {
             records: RwLock::default(),
             news: std::array::from_fn(|_| watch::Sender::new(0)),
+            seen: watch::Sender::new(Revision::ZERO),
         });
         let watch = mirror.reload(&store, &keys).await?;
         let follower = Arc::clone(&mirror);
@@ -119,6 +133,13 @@ impl Mirror {
         self.news[topic as usize].subscribe()
     }
 
+    /// Ends when the copy shows this revision, or after a short while: what a caller did a moment ago must be there, and a
+    /// revision that changed nothing below the tenant is never told of.
+    pub async fn reach(&self, revision: Revision) {
+        let mut seen = self.seen.subscribe();
+        let _ = tokio::time::timeout(MIRROR_PATIENCE, seen.wait_for(|seen| *seen >= revision)).await;
+    }
+
     fn tell(&self, topic: Topic) {
         self.news[topic as usize].send_modify(|count| *count += 1);
     }
@@ -130,6 +151,7 @@ impl Mirror {
             fresh.apply(keys, entry)?;
         }
         *self.records.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.seen.send_replace(listing.revision);
         TOPICS.into_iter().for_each(|topic| self.tell(topic));
         Ok(store.watch(keys.root(), listing.revision).await?)
     }
@@ -137,11 +159,16 @@ impl Mirror {
     async fn follow(&self, store: Store, keys: Keys, mut watch: Watch) {
         loop {
             match watch.next().await {
-                Ok(changes) => self.apply_all(&keys, changes.changes),
-                Err(WatchError::Compacted { .. } | WatchError::Ahead { .. }) => match self.reload(&store, &keys).await {
-                    Ok(again) => watch = again,
-                    Err(error) => return tracing::error!(error = chain(&error), "the mirror of the store ended"),
-                },
+                Ok(changes) => {
+                    self.apply_all(&keys, changes.changes);
+                    self.seen.send_replace(changes.revision);
+                }
+                Err(WatchError::Compacted { .. } | WatchError::Ahead { .. }) => {
+                    match self.reload(&store, &keys).await {
+                        Ok(again) => watch = again,
+                        Err(error) => return tracing::error!(error = chain(&error), "the mirror of the store ended"),
+                    }
+                }
                 Err(error @ WatchError::Store(_)) => {
                     return tracing::info!(error = chain(&error), "the mirror of the store ended");
                 }
@@ -165,7 +192,10 @@ impl Mirror {
                 }
             }
         }
-        TOPICS.into_iter().filter(|topic| told[*topic as usize]).for_each(|topic| self.tell(topic));
+        TOPICS
+            .into_iter()
+            .filter(|topic| told[*topic as usize])
+            .for_each(|topic| self.tell(topic));
     }
 }
 
@@ -176,7 +206,9 @@ fn put<K: Ord, R: Record>(map: &mut BTreeMap<K, R>, name: K, entry: &Entry) -> R
 
 impl Records {
     fn apply(&mut self, keys: &Keys, entry: &Entry) -> Result<Option<Topic>, Refusal> {
-        let Some(place) = keys.parse(&entry.key) else { return Ok(None) };
+        let Some(place) = keys.parse(&entry.key) else {
+            return Ok(None);
+        };
         let topic = topic(&place);
         match place {
             Place::Replica(incarnation) => {
@@ -202,7 +234,11 @@ impl Records {
             Place::Claim(name) => put(&mut self.claims, name, entry)?,
             Place::Round(id) => {
                 let record: v1::RoundRecord = decode(entry)?;
-                let cohort = record.cohort.iter().filter_map(|id| DeviceId::try_from(id.as_slice()).ok()).collect();
+                let cohort = record
+                    .cohort
+                    .iter()
+                    .filter_map(|id| DeviceId::try_from(id.as_slice()).ok())
+                    .collect();
                 self.rounds.insert(id, RoundView { record, cohort });
             }
             Place::Drop(id, device) => put(self.drops.entry(id).or_default(), device, entry)?,
@@ -224,7 +260,11 @@ impl Records {
             Place::DeploymentStatus(name) => drop(self.deployment_status.remove(&name)),
             Place::Rollout(name) => drop(self.rollouts.remove(&name)),
             Place::Assignment(name, release, class) => {
-                drop(self.assignments.get_mut(&name).and_then(|of| of.remove(&(release, class))));
+                drop(
+                    self.assignments
+                        .get_mut(&name)
+                        .and_then(|of| of.remove(&(release, class))),
+                );
             }
             Place::Job(name) => drop(self.jobs.remove(&name)),
             Place::JobStatus(name) => drop(self.job_status.remove(&name)),

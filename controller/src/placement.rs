@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use fieldfare_fleet::placement::{
     Correction, PlacementReport, Requirements, SpeedObservation, VariantSpec, place, predict,
 };
-use fieldfare_fleet::{DeploymentName, ProfileClass, Provenance, TokensPerSecond};
-use fieldfare_proto::v1::{DeploymentSpec, ReleaseRecord};
+use fieldfare_fleet::{DeploymentName, ProfileClass, Provenance, TokensPerSecond, VariantName};
+use fieldfare_proto::v1::{self, DeploymentSpec, ReleaseRecord};
 
 use crate::mirror::Records;
 use crate::plane::ControlPlane;
@@ -20,12 +20,14 @@ pub struct Placement {
     /// The release's manifest target.
     pub manifest_target: String,
     variants: Vec<VariantSpec>,
+    /// The manifest's own names of the variants, by the fleet's.
+    names: BTreeMap<VariantName, String>,
     requirements: Requirements,
     corrections: BTreeMap<ProfileClass, Correction>,
 }
 
 /// The requirements in a deployment's specification.
-pub fn requirements(spec: Option<fieldfare_proto::v1::Requirements>) -> Result<Requirements, Refusal> {
+pub fn requirements(spec: Option<v1::Requirements>) -> Result<Requirements, Refusal> {
     let requirements = spec.ok_or_else(|| Refusal::invalid("requirements", "is missing"))?;
     Ok(Requirements::try_from(requirements).map_err(|error| error.within("requirements"))?)
 }
@@ -35,16 +37,27 @@ pub fn release_record(records: &Records, manifest_target: &str) -> Result<Releas
     let id = release_id(manifest_target)?;
     let found = records.releases.get(&(id.model.clone(), id.number.0));
     let found = found.filter(|record| record.manifest_target == manifest_target);
-    found.cloned().ok_or_else(|| Refusal::missing("release", manifest_target))
+    found
+        .cloned()
+        .ok_or_else(|| Refusal::missing("release", manifest_target))
 }
 
 impl Placement {
     /// Prepares to place a release.
     pub async fn of(plane: &ControlPlane, manifest_target: &str, requirements: Requirements) -> Result<Self, Refusal> {
         let record = release_record(&plane.mirror.read(), manifest_target)?;
-        let variants = variant_specs(&*plane.manifests.get(&record).await?)?;
-        let corrections = corrections(&plane.mirror.read(), manifest_target, &variants, &requirements);
-        Ok(Self { manifest_target: manifest_target.to_owned(), variants, requirements, corrections })
+        let manifest = plane.manifests.get(&record).await?;
+        let variants = variant_specs(&manifest)?;
+        let own = manifest.variants.iter().map(|variant| variant.name.to_string());
+        let names: BTreeMap<_, _> = variants.iter().map(|spec| spec.name.clone()).zip(own).collect();
+        let corrections = corrections(&plane.mirror.read(), manifest_target, &variants, &names, &requirements);
+        Ok(Self {
+            manifest_target: manifest_target.to_owned(),
+            variants,
+            names,
+            requirements,
+            corrections,
+        })
     }
 
     /// Prepares to place the release that a deployment's specification names.
@@ -52,10 +65,37 @@ impl Placement {
         Self::of(plane, &spec.manifest_target, requirements(spec.requirements)?).await
     }
 
-    /// The report for one class of devices.
-    pub fn report(&self, class: &ProfileClass) -> PlacementReport {
+    fn place(&self, class: &ProfileClass) -> PlacementReport {
         let correction = self.corrections.get(class).copied().unwrap_or_default();
         place(&class.capacity(), &self.variants, &self.requirements, correction)
+    }
+
+    /// The variant that devices of a class run, by its name in the manifest; none where none fits.
+    pub fn choose(&self, class: &ProfileClass) -> Option<String> {
+        self.place(class)
+            .chosen
+            .and_then(|chosen| self.names.get(&chosen).cloned())
+    }
+
+    /// The report for one class of devices, with the manifest's names.
+    pub fn report(&self, class: &ProfileClass) -> v1::PlacementReport {
+        let own = |name: &mut String| {
+            if let Some(found) = VariantName::new(name.as_str())
+                .ok()
+                .and_then(|name| self.names.get(&name))
+            {
+                name.clone_from(found);
+            }
+        };
+        let mut report = v1::PlacementReport::from(&self.place(class));
+        own(&mut report.chosen);
+        for variant in &mut report.variants {
+            own(&mut variant.variant);
+            if let Some(v1::variant_placement::Verdict::Eligible(eligible)) = &mut variant.verdict {
+                own(&mut eligible.better);
+            }
+        }
+        report
     }
 }
 
@@ -65,34 +105,57 @@ fn corrections(
     records: &Records,
     manifest_target: &str,
     variants: &[VariantSpec],
+    names: &BTreeMap<VariantName, String>,
     requirements: &Requirements,
 ) -> BTreeMap<ProfileClass, Correction> {
     let mut seen: BTreeMap<ProfileClass, Vec<SpeedObservation>> = BTreeMap::new();
     for (id, status) in &records.device_status {
         let reports = status.observed.iter().flat_map(|observed| &observed.models);
         for report in reports.filter(|report| report.running_manifest_target == manifest_target) {
-            let speed = report.evidence.and_then(|evidence| evidence.tokens_per_second).unwrap_or(0.0);
-            let variant = variants.iter().find(|variant| variant.name.as_str() == report.running_variant);
-            let (Some(variant), true) = (variant, speed > 0.0) else { continue };
-            let Some(member) = Member::of(*id, records).filter(|m| m.profile.provenance == Provenance::Measured) else { continue };
+            let speed = report
+                .evidence
+                .and_then(|evidence| evidence.tokens_per_second)
+                .unwrap_or(0.0);
+            let variant = variants
+                .iter()
+                .find(|variant| names.get(&variant.name) == Some(&report.running_variant));
+            let (Some(variant), true) = (variant, speed > 0.0) else {
+                continue;
+            };
+            let Some(member) = Member::of(*id, records).filter(|m| m.profile.provenance == Provenance::Measured) else {
+                continue;
+            };
             let capacity = member.class.capacity();
             let predicted = predict(&capacity, variant, requirements.context, Correction::NONE).tokens_per_second;
             let measured = TokensPerSecond::clamped(speed);
-            seen.entry(member.class).or_default().push(SpeedObservation { predicted, measured });
+            seen.entry(member.class)
+                .or_default()
+                .push(SpeedObservation { predicted, measured });
         }
     }
-    seen.into_iter().filter_map(|(class, speeds)| Correction::learned(&speeds).map(|c| (class, c))).collect()
+    seen.into_iter()
+        .filter_map(|(class, speeds)| Correction::learned(&speeds).map(|c| (class, c)))
+        .collect()
 }
 
 /// Variants that the devices of a deployment run now, each once, in the order of their names.
 pub fn variants_in_use(records: &Records, deployment: &DeploymentName, manifest_target: &str) -> Vec<String> {
-    let spec = records.deployments.get(deployment).and_then(|record| record.spec.as_ref());
-    let Some(selector) = selector(spec) else { return Vec::new() };
+    let spec = records
+        .deployments
+        .get(deployment)
+        .and_then(|record| record.spec.as_ref());
+    let Some(selector) = selector(spec) else {
+        return Vec::new();
+    };
     let mut variants = std::collections::BTreeSet::new();
     for member in members(records, &selector) {
-        let reports = records.device_status.get(&member.id).and_then(|status| status.observed.as_ref());
+        let reports = records
+            .device_status
+            .get(&member.id)
+            .and_then(|status| status.observed.as_ref());
         let running = reports.into_iter().flat_map(|observed| &observed.models);
-        let running = running.filter(|m| m.deployment == deployment.as_str() && m.running_manifest_target == manifest_target);
+        let running =
+            running.filter(|m| m.deployment == deployment.as_str() && m.running_manifest_target == manifest_target);
         variants.extend(running.map(|model| model.running_variant.clone()));
     }
     variants.into_iter().filter(|variant| !variant.is_empty()).collect()

@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::presence::Presence;
 use crate::records::Records;
+use crate::refusal::Refusal;
 use crate::repository::ReleaseRepository;
 use crate::repository::manifests::Manifests;
 
@@ -52,6 +53,12 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
+    /// Ends when the mirror shows everything that was committed before this call, so that a caller sees its own writes.
+    pub async fn catch_up(&self) -> Result<(), Refusal> {
+        self.mirror.reach(self.records.store().revision().await?).await;
+        Ok(())
+    }
+
     /// The time now, in milliseconds since 1970.
     pub fn unix_ms(&self) -> i64 {
         crate::clock::unix_ms(self.clock.now())

@@ -37,7 +37,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Presence {
     /// A session opened. A newer one of the same device takes its place.
     pub fn opened(&self, device: DeviceId, fence: u64, now: Timestamp) {
-        lock(&self.devices).insert(device, Sign { fence, connected: true, last_heard: now, ..Sign::default() });
+        lock(&self.devices).insert(
+            device,
+            Sign {
+                fence,
+                connected: true,
+                last_heard: now,
+                ..Sign::default()
+            },
+        );
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -112,6 +120,8 @@ impl Presence {
 
     /// When a trainer was last heard from, and whether it watches for work.
     pub fn trainer(&self, name: &TrainerName) -> Option<(Timestamp, bool)> {
-        lock(&self.trainers).get(name).map(|(heard, watches)| (*heard, *watches > 0))
+        lock(&self.trainers)
+            .get(name)
+            .map(|(heard, watches)| (*heard, *watches > 0))
     }
 }

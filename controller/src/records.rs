@@ -56,7 +56,10 @@ records!(
 
 /// Reads the record of an entry.
 pub fn decode<R: Record>(entry: &Entry) -> Result<R, Refusal> {
-    R::decode(entry.value.clone()).map_err(|source| Refusal::Undecodable { key: entry.key.clone(), source })
+    R::decode(entry.value.clone()).map_err(|source| Refusal::Undecodable {
+        key: entry.key.clone(),
+        source,
+    })
 }
 
 /// The records of one store.
@@ -86,12 +89,19 @@ impl Records {
     /// All records below a prefix at one revision, with their keys.
     pub async fn list<R: Record>(&self, prefix: &Prefix) -> Result<Vec<(Key, R)>, Refusal> {
         let listing = self.store.list_all(prefix).await?;
-        listing.entries.iter().map(|entry| Ok((entry.key.clone(), decode(entry)?))).collect()
+        listing
+            .entries
+            .iter()
+            .map(|entry| Ok((entry.key.clone(), decode(entry)?)))
+            .collect()
     }
 
     /// Begins a change: what it reads must still hold when it is committed.
     pub fn change(&self) -> Change<'_> {
-        Change { records: self, commit: Commit::new() }
+        Change {
+            records: self,
+            commit: Commit::new(),
+        }
     }
 }
 
@@ -140,7 +150,10 @@ impl Change<'_> {
 
     fn sealed<R: Record>(&self, record: &mut R) -> Bytes {
         let held = record.generation();
-        let floor = Generation { epoch: self.records.epoch, counter: 0 };
+        let floor = Generation {
+            epoch: self.records.epoch,
+            counter: 0,
+        };
         record.set_generation(held.max(floor).next());
         record.encode_to_vec().into()
     }

@@ -84,17 +84,26 @@ pub enum Refusal {
 impl Refusal {
     /// A field of the request has a value that it must not have.
     pub fn invalid(field: impl Display, expected: impl Display) -> Self {
-        Self::Invalid { field: field.to_string(), expected: expected.to_string() }
+        Self::Invalid {
+            field: field.to_string(),
+            expected: expected.to_string(),
+        }
     }
 
     /// What the request names does not exist.
     pub fn missing(what: &'static str, name: impl Display) -> Self {
-        Self::Missing { what, name: name.to_string() }
+        Self::Missing {
+            what,
+            name: name.to_string(),
+        }
     }
 
     /// Something of the controller's own failed.
     pub fn broken(doing: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Broken { doing, source: source.into() }
+        Self::Broken {
+            doing,
+            source: source.into(),
+        }
     }
 
     fn code(&self) -> Code {
@@ -130,7 +139,10 @@ impl From<Refusal> for Status {
     /// The status of every service. What is the controller's own fault is logged here, once, and told without its causes.
     fn from(refusal: Refusal) -> Self {
         let code = refusal.code();
-        if matches!(refusal, Refusal::Undecodable { .. } | Refusal::Broken { .. } | Refusal::Store(_)) {
+        if matches!(
+            refusal,
+            Refusal::Undecodable { .. } | Refusal::Broken { .. } | Refusal::Store(_)
+        ) {
             tracing::error!(error = chain(&refusal), "a request failed");
             return Status::new(code, refusal.to_string());
         }
@@ -150,7 +162,10 @@ macro_rules! store_errors {
 
 impl From<ConversionError> for Refusal {
     fn from(error: ConversionError) -> Self {
-        Self::Invalid { field: error.field, expected: error.reason }
+        Self::Invalid {
+            field: error.field,
+            expected: error.reason,
+        }
     }
 }
 

@@ -36,7 +36,12 @@ type Answer = Result<Response<Body>, Failed>;
 impl IntoResponse for Failed {
     fn into_response(self) -> Response<Body> {
         let Self(status, text) = self;
-        (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text + "\n").into_response()
+        (
+            status,
+            [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+            text + "\n",
+        )
+            .into_response()
     }
 }
 
@@ -83,19 +88,27 @@ pub fn router(plane: Arc<ControlPlane>) -> Router {
 }
 
 fn digest(text: &str) -> Result<Sha256Digest, Failed> {
-    text.parse().map_err(|error| Failed(StatusCode::BAD_REQUEST, format!("{error}")))
+    text.parse()
+        .map_err(|error| Failed(StatusCode::BAD_REQUEST, format!("{error}")))
 }
 
 /// Raw blobs are for those who make releases: an artifact that is not released is nobody else's business.
 fn maker(plane: &ControlPlane, extensions: &Extensions) -> Result<(), Failed> {
     match plane.access.caller(extensions)? {
         Caller::Operator(_) | Caller::Trainer(_) => Ok(()),
-        Caller::Device(_) => Err(Failed(StatusCode::FORBIDDEN, "blobs are for operators and trainers".to_owned())),
+        Caller::Device(_) => Err(Failed(
+            StatusCode::FORBIDDEN,
+            "blobs are for operators and trainers".to_owned(),
+        )),
     }
 }
 
-fn anyone_enrolled(plane: &ControlPlane, extensions: &Extensions) -> Result<(), Failed> {
-    if let Caller::Device(id) = plane.access.caller(extensions)? {
+async fn anyone_enrolled(plane: &ControlPlane, extensions: &Extensions) -> Result<(), Failed> {
+    let Caller::Device(id) = plane.access.caller(extensions)? else {
+        return Ok(());
+    };
+    if is_enrolled(id, &plane.mirror).is_err() {
+        plane.catch_up().await?;
         is_enrolled(id, &plane.mirror)?;
     }
     Ok(())
@@ -104,11 +117,20 @@ fn anyone_enrolled(plane: &ControlPlane, extensions: &Extensions) -> Result<(), 
 async fn put_blob(State(plane): State<Arc<ControlPlane>>, Path(name): Path<String>, request: Request<Body>) -> Answer {
     maker(&plane, request.extensions())?;
     let sha256 = digest(&name)?;
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let length = length.ok_or_else(|| Failed(StatusCode::LENGTH_REQUIRED, "a blob needs a Content-Length".to_owned()))?;
+    let length = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let length =
+        length.ok_or_else(|| Failed(StatusCode::LENGTH_REQUIRED, "a blob needs a Content-Length".to_owned()))?;
     let chunks = request.into_body().into_data_stream().map_err(std::io::Error::other);
     let chunks = tokio_stream::StreamExt::timeout(chunks, UPLOAD_SILENCE).map(|chunk| {
-        chunk.unwrap_or_else(|_| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no bytes came for too long")))
+        chunk.unwrap_or_else(|_| {
+            Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "no bytes came for too long",
+            ))
+        })
     });
     plane.releases.blobs().put_stream(sha256, length, chunks).await?;
     plane.metrics.blob_received(length);
@@ -121,8 +143,12 @@ async fn get_blob(State(plane): State<Arc<ControlPlane>>, Path(name): Path<Strin
 }
 
 /// `<sha256>.<target name>`, as consistent snapshots name targets. The metadata that lists it is what makes it trusted.
-async fn get_target(State(plane): State<Arc<ControlPlane>>, Path(name): Path<String>, request: Request<Body>) -> Answer {
-    anyone_enrolled(&plane, request.extensions())?;
+async fn get_target(
+    State(plane): State<Arc<ControlPlane>>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Answer {
+    anyone_enrolled(&plane, request.extensions()).await?;
     let missing = || Failed(StatusCode::NOT_FOUND, format!("{name} is no listed target"));
     let (sha256, target) = name.split_once('.').ok_or_else(missing)?;
     let sha256 = sha256.parse().map_err(|_| missing())?;
@@ -133,11 +159,19 @@ async fn get_target(State(plane): State<Arc<ControlPlane>>, Path(name): Path<Str
     answer_with(&plane, request.headers(), sha256, Kind::Immutable).await
 }
 
-async fn get_metadata(State(plane): State<Arc<ControlPlane>>, Path(name): Path<String>, request: Request<Body>) -> Answer {
-    anyone_enrolled(&plane, request.extensions())?;
+async fn get_metadata(
+    State(plane): State<Arc<ControlPlane>>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Answer {
+    anyone_enrolled(&plane, request.extensions()).await?;
     let sha256 = plane.releases.file(&name).await?;
     let sha256 = sha256.ok_or_else(|| Failed(StatusCode::NOT_FOUND, format!("{name} is no current metadata")))?;
-    let kind = if name == "timestamp.json" { Kind::Changing } else { Kind::Immutable };
+    let kind = if name == "timestamp.json" {
+        Kind::Changing
+    } else {
+        Kind::Immutable
+    };
     let headers: &HeaderMap = request.headers();
     answer_with(&plane, headers, sha256, kind).await
 }

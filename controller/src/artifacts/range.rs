@@ -16,8 +16,12 @@ pub(super) enum Asked {
 /// Reads a `Range` header for a representation of `length` bytes. What is not one range of bytes asks for the whole, as the
 /// RFC allows a server to ignore it.
 pub(super) fn asked(header: Option<&str>, length: u64) -> Asked {
-    let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else { return Asked::Whole };
-    let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else { return Asked::Whole };
+    let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else {
+        return Asked::Whole;
+    };
+    let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else {
+        return Asked::Whole;
+    };
     let number = |text: &str| {
         let text = text.trim();
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -29,7 +33,11 @@ pub(super) fn asked(header: Option<&str>, length: u64) -> Asked {
         (None, Some(suffix)) if first.trim().is_empty() => length.saturating_sub(suffix)..length,
         _ => return Asked::Whole,
     };
-    if part.start >= part.end { Asked::Unsatisfiable } else { Asked::Part(part) }
+    if part.start >= part.end {
+        Asked::Unsatisfiable
+    } else {
+        Asked::Part(part)
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str
 
 /// Whether the client has this very representation.
 fn has_it(headers: &HeaderMap, etag: &str) -> bool {
-    text(headers, &header::IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|tag| tag.trim() == etag || tag.trim() == "*"))
+    text(headers, &header::IF_NONE_MATCH)
+        .is_some_and(|tags| tags.split(',').any(|tag| tag.trim() == etag || tag.trim() == "*"))
 }
 
 /// Sends a blob. A `HEAD` request comes here too: axum drops the body.
@@ -35,7 +36,14 @@ pub(super) async fn answer_with(plane: &ControlPlane, headers: &HeaderMap, sha25
         .header(header::ETAG, &etag)
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::CACHE_CONTROL, if kind == Kind::Immutable { "private, max-age=31536000, immutable" } else { "no-cache" });
+        .header(
+            header::CACHE_CONTROL,
+            if kind == Kind::Immutable {
+                "private, max-age=31536000, immutable"
+            } else {
+                "no-cache"
+            },
+        );
     if has_it(headers, &etag) {
         return built(answer.status(StatusCode::NOT_MODIFIED).body(Body::empty()));
     }
@@ -45,12 +53,16 @@ pub(super) async fn answer_with(plane: &ControlPlane, headers: &HeaderMap, sha25
         Asked::Whole => 0..length,
         Asked::Part(part) => {
             let content_range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
-            answer = answer.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, content_range);
+            answer = answer
+                .status(StatusCode::PARTIAL_CONTENT)
+                .header(header::CONTENT_RANGE, content_range);
             part
         }
         Asked::Unsatisfiable => {
             let content_range = format!("bytes */{length}");
-            let answer = answer.status(StatusCode::RANGE_NOT_SATISFIABLE).header(header::CONTENT_RANGE, content_range);
+            let answer = answer
+                .status(StatusCode::RANGE_NOT_SATISFIABLE)
+                .header(header::CONTENT_RANGE, content_range);
             return built(answer.body(Body::empty()));
         }
     };
@@ -58,10 +70,12 @@ pub(super) async fn answer_with(plane: &ControlPlane, headers: &HeaderMap, sha25
     plane.metrics.blob_sent(sent);
     let bytes = plane.releases.blobs().stream(&sha256, part).await?;
     let mut response = built(answer.body(Body::from_stream(bytes)))?;
-    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
     Ok(response)
 }
 
-fn built(response: Result<Response<Body>, axum::http::Error>) -> Answer {
+fn built(response: Result<Response<Body>, http::Error>) -> Answer {
     response.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }

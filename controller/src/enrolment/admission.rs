@@ -34,7 +34,8 @@ impl Application {
     /// Checks everything that can be checked without the store.
     pub(super) fn read(plane: &ControlPlane, start: EnrolStart) -> Result<Self, Refusal> {
         let secret = JoinSecret::from_slice(&start.token_secret);
-        let secret = secret.ok_or_else(|| Refusal::invalid("token_secret", "expected the 32 bytes of a join token's secret"))?;
+        let secret =
+            secret.ok_or_else(|| Refusal::invalid("token_secret", "expected the 32 bytes of a join token's secret"))?;
         let request = super::certificate_request(&start.csr_der)?;
         if plane.deny.is_key_denied(request.key_digest()) {
             return Err(Refusal::Forbidden("the key is revoked".to_owned()));
@@ -48,7 +49,14 @@ impl Application {
         let labels = Labels::new(start.labels).map_err(|error| Refusal::invalid("labels", error))?;
         let token_hash = secret.hash();
         let token_id = TokenId::of(token_hash.as_bytes());
-        Ok(Self { token_hash, token_id, request, name: name.into(), profile, labels: labels.into() })
+        Ok(Self {
+            token_hash,
+            token_id,
+            request,
+            name: name.into(),
+            profile,
+            labels: labels.into(),
+        })
     }
 }
 
@@ -72,7 +80,13 @@ pub(super) async fn admit(plane: &ControlPlane, application: &Application) -> Re
         Admitted::Named(principal) => {
             plane.metrics.enrolled();
             tracing::info!(%principal, "enrolled");
-            Ok(Step::Issued(issue(&plane.authority, &application.request, &principal, plane.clock.now())?))
+            Ok(Step::Issued(issue(
+                &plane.authority,
+                &application.request,
+                &principal,
+                &[],
+                plane.clock.now(),
+            )?))
         }
         Admitted::Pending(id) => {
             let key = application.request.key_digest();
@@ -91,14 +105,21 @@ fn unknown_token() -> Refusal {
     Refusal::Forbidden("the join token is unknown".to_owned())
 }
 
-async fn usable_token(plane: &ControlPlane, change: &mut Change<'_>, application: &Application) -> Result<TokenRecord, Refusal> {
+async fn usable_token(
+    plane: &ControlPlane,
+    change: &mut Change<'_>,
+    application: &Application,
+) -> Result<TokenRecord, Refusal> {
     let token: Option<TokenRecord> = change.read(&plane.keys.token(&application.token_id)).await?;
     let token = token.ok_or_else(unknown_token)?;
     if token.secret_hash != application.token_hash.as_bytes() {
         return Err(unknown_token());
     }
     if token.revoked {
-        return Err(Refusal::Forbidden(format!("the join token {:?} is revoked", token.name)));
+        return Err(Refusal::Forbidden(format!(
+            "the join token {:?} is revoked",
+            token.name
+        )));
     }
     Ok(token)
 }
@@ -111,7 +132,9 @@ async fn holder(
     token: &TokenRecord,
 ) -> Result<Option<Admitted>, Refusal> {
     let key = application.request.key_digest();
-    let Some(held) = change.read::<KeyRecord>(&plane.keys.holder(&key)).await? else { return Ok(None) };
+    let Some(held) = change.read::<KeyRecord>(&plane.keys.holder(&key)).await? else {
+        return Ok(None);
+    };
     let other = || Refusal::Forbidden("the key belongs to a principal that another token enrolled".to_owned());
     if held.role() != token.role() {
         return Err(other());
@@ -131,7 +154,9 @@ async fn holder(
         TokenRole::Device | TokenRole::Unspecified => {
             let id: DeviceId = held.id.parse().map_err(|_| unreadable())?;
             let record: Option<DeviceRecord> = change.read(&plane.keys.device(id)).await?;
-            let record = record.filter(|record| record.token_id == application.token_id.to_string()).ok_or_else(other)?;
+            let record = record
+                .filter(|record| record.token_id == application.token_id.to_string())
+                .ok_or_else(other)?;
             match record.standing() {
                 DeviceStanding::Enrolled => Admitted::Named(plane.access.device_principal(id)),
                 DeviceStanding::Pending => Admitted::Pending(id),
@@ -158,10 +183,16 @@ async fn newcomer(
     mut token: TokenRecord,
 ) -> Result<Admitted, Refusal> {
     if token.expires_unix_ms <= plane.unix_ms() {
-        return Err(Refusal::Forbidden(format!("the join token {:?} has expired", token.name)));
+        return Err(Refusal::Forbidden(format!(
+            "the join token {:?} has expired",
+            token.name
+        )));
     }
     if token.uses_left == 0 {
-        return Err(Refusal::Forbidden(format!("the join token {:?} is used up", token.name)));
+        return Err(Refusal::Forbidden(format!(
+            "the join token {:?} is used up",
+            token.name
+        )));
     }
     token.uses_left -= 1;
     change.put(plane.keys.token(&application.token_id), &mut token);
@@ -174,14 +205,21 @@ async fn newcomer(
         TokenRole::Operator => {
             let name = OperatorName::new(&application.name).map_err(|error| Refusal::invalid("display_name", error))?;
             named(plane, change, application, plane.keys.operator(&name), "operator").await?;
-            (name.to_string(), Admitted::Named(plane.access.operator_principal(&name)))
+            (
+                name.to_string(),
+                Admitted::Named(plane.access.operator_principal(&name)),
+            )
         }
         TokenRole::Device | TokenRole::Unspecified => {
             let id = new_id()?;
             (id.to_string(), device(plane, change, application, &token, id)?)
         }
     };
-    let mut held = KeyRecord { generation: None, role: token.role, id };
+    let mut held = KeyRecord {
+        generation: None,
+        role: token.role,
+        id,
+    };
     change.put(plane.keys.holder(&application.request.key_digest()), &mut held);
     Ok(admitted)
 }
@@ -194,10 +232,17 @@ async fn named(
     what: &'static str,
 ) -> Result<(), Refusal> {
     if change.read::<PrincipalRecord>(&key).await?.is_some() {
-        return Err(Refusal::Exists { what, name: application.name.clone() });
+        return Err(Refusal::Exists {
+            what,
+            name: application.name.clone(),
+        });
     }
     let key_digest = application.request.key_digest().as_bytes().to_vec();
-    let mut record = PrincipalRecord { key_digest, enrolled_unix_ms: plane.unix_ms(), ..PrincipalRecord::default() };
+    let mut record = PrincipalRecord {
+        key_digest,
+        enrolled_unix_ms: plane.unix_ms(),
+        ..PrincipalRecord::default()
+    };
     change.put(key, &mut record);
     Ok(())
 }
@@ -210,11 +255,23 @@ fn device(
     id: DeviceId,
 ) -> Result<Admitted, Refusal> {
     let profile = application.profile.clone().required("profile")?;
-    let standing = if token.require_approval { DeviceStanding::Pending } else { DeviceStanding::Enrolled };
+    let standing = if token.require_approval {
+        DeviceStanding::Pending
+    } else {
+        DeviceStanding::Enrolled
+    };
     if standing == DeviceStanding::Pending {
-        let waiting = plane.mirror.read().devices.values().filter(|d| d.standing() == DeviceStanding::Pending).count();
+        let waiting = plane
+            .mirror
+            .read()
+            .devices
+            .values()
+            .filter(|d| d.standing() == DeviceStanding::Pending)
+            .count();
         if waiting >= PENDING_DEVICES_MAX {
-            return Err(Refusal::Full(format!("{PENDING_DEVICES_MAX} devices wait for approval already")));
+            return Err(Refusal::Full(format!(
+                "{PENDING_DEVICES_MAX} devices wait for approval already"
+            )));
         }
     }
     let now = plane.unix_ms();
@@ -231,7 +288,12 @@ fn device(
     };
     change.put(plane.keys.device(id), &mut record);
     let labels = application.labels.clone();
-    let mut status = DeviceStatusRecord { profile: Some(profile), labels, changed_unix_ms: now, ..DeviceStatusRecord::default() };
+    let mut status = DeviceStatusRecord {
+        profile: Some(profile),
+        labels,
+        changed_unix_ms: now,
+        ..DeviceStatusRecord::default()
+    };
     change.put(plane.keys.device_status(id), &mut status);
     Ok(match standing {
         DeviceStanding::Pending => Admitted::Pending(id),

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use fieldfare_fleet::Timestamp;
 use fieldfare_proto::v1::{IssuedIdentity, TrustTier};
-use fieldfare_tls::{CertificateAuthority, CertificateRequest, Principal, Role, SerialNumber, ValidityWindow};
+use fieldfare_tls::{
+    CertificateAuthority, CertificateRequest, HostName, Principal, Role, SerialNumber, ValidityWindow,
+};
 
 use crate::clock::{random_bytes, unix_ms};
 use crate::limits::{CERTIFICATE_BACKDATING, CERTIFICATE_LIFETIME, OPERATOR_CERTIFICATE_LIFETIME};
@@ -25,16 +27,21 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Issues the certificate of a principal for the key of a request, from now on.
+/// Issues the certificate of a principal for the key of a request, from now on. A server also gets the names under which
+/// clients that know nothing of SPIFFE reach it.
 pub(crate) fn issue(
     authority: &CertificateAuthority,
     request: &CertificateRequest,
     principal: &Principal,
+    names: &[HostName],
     now: Timestamp,
 ) -> Result<IssuedIdentity, Refusal> {
     let window = window(principal, now)?;
     let serial = SerialNumber::from_random(random_bytes()?);
-    let leaf = authority.issue(request, principal, window, serial);
+    let leaf = match names {
+        [] => authority.issue(request, principal, window, serial),
+        names => authority.issue_server(request, principal, names, window, serial),
+    };
     let leaf = leaf.map_err(|error| Refusal::broken("issuing a certificate", error))?;
     Ok(IssuedIdentity {
         spiffe_id: principal.to_string(),

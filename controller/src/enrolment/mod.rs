@@ -39,20 +39,29 @@ impl EnrolmentService {
 /// The next message of a stream whose sender has one signature to compute and no more.
 async fn next_step<M>(incoming: &mut Streaming<M>) -> Result<M, Refusal> {
     let late = || Refusal::TooLate(format!("no message within {} s", ENROLMENT_STEP_TIMEOUT.as_secs()));
-    let message = tokio::time::timeout(ENROLMENT_STEP_TIMEOUT, incoming.message()).await.map_err(|_| late())?;
+    let message = tokio::time::timeout(ENROLMENT_STEP_TIMEOUT, incoming.message())
+        .await
+        .map_err(|_| late())?;
     let ended = || Refusal::invalid("step", "the stream ended before the answer to the challenge");
-    message.map_err(|status| Refusal::invalid("step", status.message()))?.ok_or_else(ended)
+    message
+        .map_err(|status| Refusal::invalid("step", status.message()))?
+        .ok_or_else(ended)
 }
 
 fn challenge() -> Result<Challenge, Refusal> {
-    Ok(Challenge { nonce: random_bytes::<32>()?.to_vec() })
+    Ok(Challenge {
+        nonce: random_bytes::<32>()?.to_vec(),
+    })
 }
 
 /// The only evidence of now is none: the key is in software.
 fn check_evidence(evidence: Option<&Evidence>) -> Result<(), Refusal> {
     match evidence.and_then(|evidence| evidence.kind.as_ref()) {
         Some(evidence::Kind::None(_)) => Ok(()),
-        None => Err(Refusal::invalid("evidence.kind", "expected a kind of evidence that this version knows: none")),
+        None => Err(Refusal::invalid(
+            "evidence.kind",
+            "expected a kind of evidence that this version knows: none",
+        )),
     }
 }
 

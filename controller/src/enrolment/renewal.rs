@@ -51,17 +51,31 @@ pub(super) async fn renew(
         }
     });
     let principal: &Principal = &renewing.presented.principal;
-    issue(&plane.authority, request, principal, plane.clock.now())
+    issue(&plane.authority, request, principal, &[], plane.clock.now())
 }
 
-async fn rotate_device(plane: &ControlPlane, change: &mut Change<'_>, id: DeviceId, next: Digest) -> Result<(), Refusal> {
+async fn rotate_device(
+    plane: &ControlPlane,
+    change: &mut Change<'_>,
+    id: DeviceId,
+    next: Digest,
+) -> Result<(), Refusal> {
     let key = plane.keys.device(id);
     let record: Option<DeviceRecord> = change.read(&key).await?;
     let mut record = record.ok_or_else(|| Refusal::Forbidden(format!("device {id} is not registered")))?;
     if record.standing() != DeviceStanding::Enrolled {
         return Err(Refusal::Forbidden(format!("device {id} is not enrolled")));
     }
-    if move_key(&plane.keys, change, &record.key_digest, next, TokenRole::Device, id.to_string()).await? {
+    if move_key(
+        &plane.keys,
+        change,
+        &record.key_digest,
+        next,
+        TokenRole::Device,
+        id.to_string(),
+    )
+    .await?
+    {
         record.key_digest = next.as_bytes().to_vec();
         change.put(key, &mut record);
     }
@@ -77,7 +91,9 @@ async fn rotate_named(
 ) -> Result<(), Refusal> {
     let record: Option<PrincipalRecord> = change.read(&key).await?;
     let mut record = record.filter(|record| !record.revoked);
-    let record = record.as_mut().ok_or_else(|| Refusal::Forbidden(format!("{name} is not registered, or is revoked")))?;
+    let record = record
+        .as_mut()
+        .ok_or_else(|| Refusal::Forbidden(format!("{name} is not registered, or is revoked")))?;
     if move_key(&plane.keys, change, &record.key_digest, next, role, name).await? {
         record.key_digest = next.as_bytes().to_vec();
         change.put(key, record);
@@ -101,7 +117,14 @@ async fn move_key(
     if change.read::<KeyRecord>(&place).await?.is_some() {
         return Err(Refusal::invalid("csr_der", "the key belongs to another principal"));
     }
-    change.put(place, &mut KeyRecord { generation: None, role: role.into(), id });
+    change.put(
+        place,
+        &mut KeyRecord {
+            generation: None,
+            role: role.into(),
+            id,
+        },
+    );
     if let Ok(before) = Digest::try_from(held) {
         change.delete(keys.holder(&before));
     }

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use fieldfare_fleet::{DeviceId, RoundId};
 use fieldfare_proto::OptionExt;
-use fieldfare_proto::v1::{
-    DropRecord, InvitationReply, RoundInvitation, RoundTicket, SignedTicket, invitation_reply,
-};
+use fieldfare_proto::v1::{DropRecord, InvitationReply, RoundInvitation, RoundTicket, SignedTicket, invitation_reply};
 use fieldfare_release::tuf::SigningKey;
 use fieldfare_tls::Identity;
 use prost::Message;
@@ -26,12 +24,18 @@ pub(super) fn open_for(
 ) -> Result<Vec<(RoundId, RoundInvitation)>, Refusal> {
     let now = plane.unix_ms();
     let records = plane.mirror.read();
-    let dropped = |round: &RoundId| records.drops.get(round).is_some_and(|drops| drops.contains_key(&device));
+    let dropped = |round: &RoundId| {
+        records
+            .drops
+            .get(round)
+            .is_some_and(|drops| drops.contains_key(&device))
+    };
     let open = records.rounds.iter().filter(|(id, round)| {
         let waits = !round.record.closed && round.record.deadline_unix_ms > now;
         waits && round.cohort.contains(&device) && !sent.contains(id) && !dropped(id)
     });
-    open.map(|(id, round)| Ok((id.clone(), invitation(plane, device, round)?))).collect()
+    open.map(|(id, round)| Ok((id.clone(), invitation(plane, device, round)?)))
+        .collect()
 }
 
 fn invitation(plane: &ControlPlane, device: DeviceId, round: &RoundView) -> Result<RoundInvitation, Refusal> {
@@ -58,7 +62,11 @@ pub fn sign_ticket(identity: &Identity, ticket: &RoundTicket) -> Result<SignedTi
     let ticket = ticket.encode_to_vec();
     let signature = key.sign(&ticket, &random).map_err(broken)?;
     let signature = hex::decode(signature.sig).map_err(|error| Refusal::broken("signing a ticket", error))?;
-    Ok(SignedTicket { ticket, signature, chain_der: identity.chain().iter().map(|der| der.to_vec()).collect() })
+    Ok(SignedTicket {
+        ticket,
+        signature,
+        chain_der: identity.chain().iter().map(|der| der.to_vec()).collect(),
+    })
 }
 
 /// Takes a device's answer. A refusal is written, for the trainer to see wherever it is connected.
@@ -69,24 +77,53 @@ pub(super) async fn take_reply(plane: &ControlPlane, device: DeviceId, reply: In
         Some(invitation_reply::Reply::Refused(refused)) => refused,
         None => return Err(Refusal::invalid("invitation_reply.reply", "is missing")),
     };
-    let invited = plane.mirror.read().rounds.get(&round).is_some_and(|view| view.cohort.contains(&device));
+    let invited = plane
+        .mirror
+        .read()
+        .rounds
+        .get(&round)
+        .is_some_and(|view| view.cohort.contains(&device));
     if !invited {
         return Err(Refusal::missing("invitation", &round));
     }
-    let detail: String = refused.detail.chars().filter(|c| !c.is_control()).take(FREE_TEXT_BYTES_MAX / 4).collect();
-    let reason = refused.reason().as_str_name().trim_start_matches("REFUSAL_REASON_").to_lowercase();
-    let reason = if detail.is_empty() { reason } else { format!("{reason}: {detail}") };
+    let detail: String = refused
+        .detail
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(FREE_TEXT_BYTES_MAX / 4)
+        .collect();
+    let reason = refused
+        .reason()
+        .as_str_name()
+        .trim_start_matches("REFUSAL_REASON_")
+        .to_lowercase();
+    let reason = if detail.is_empty() {
+        reason
+    } else {
+        format!("{reason}: {detail}")
+    };
     drop_from(plane, &round, device, reason).await
 }
 
 /// Records that a device will not contribute. The first reason stays.
-pub(crate) async fn drop_from(plane: &ControlPlane, round: &RoundId, device: DeviceId, reason: String) -> Result<(), Refusal> {
+pub(crate) async fn drop_from(
+    plane: &ControlPlane,
+    round: &RoundId,
+    device: DeviceId,
+    reason: String,
+) -> Result<(), Refusal> {
     let key = plane.keys.drop(round, device);
     attempt!("the round", plane.records, change, {
         if change.read::<DropRecord>(&key).await?.is_some() {
             return Ok(());
         }
-        change.put(key.clone(), &mut DropRecord { generation: None, reason: reason.clone() });
+        change.put(
+            key.clone(),
+            &mut DropRecord {
+                generation: None,
+                reason: reason.clone(),
+            },
+        );
     });
     Ok(())
 }

@@ -28,7 +28,10 @@ fn check_profile(profile: v1::CapabilityProfile) -> Result<v1::CapabilityProfile
 
 fn check_state(state: ObservedState) -> Result<ObservedState, Refusal> {
     if state.models.len() > OBSERVED_MODELS_MAX {
-        let expected = format!("has {} entries, at most {OBSERVED_MODELS_MAX} are accepted", state.models.len());
+        let expected = format!(
+            "has {} entries, at most {OBSERVED_MODELS_MAX} are accepted",
+            state.models.len()
+        );
         return Err(Refusal::invalid("observed.models", expected));
     }
     for (index, model) in state.models.iter().enumerate() {
@@ -41,7 +44,10 @@ impl Seen {
     /// What a hello says.
     pub(super) fn read(hello: &Hello) -> Result<Self, Refusal> {
         if hello.agent_version.len() > VERSION_BYTES_MAX {
-            let expected = format!("has {} bytes, at most {VERSION_BYTES_MAX} are accepted", hello.agent_version.len());
+            let expected = format!(
+                "has {} bytes, at most {VERSION_BYTES_MAX} are accepted",
+                hello.agent_version.len()
+            );
             return Err(Refusal::invalid("hello.agent_version", expected));
         }
         let labels = Labels::new(hello.labels.clone()).map_err(|error| Refusal::invalid("hello.labels", error))?;
@@ -55,12 +61,18 @@ impl Seen {
 
     /// What an observed state says.
     pub(super) fn of_state(state: ObservedState) -> Result<Self, Refusal> {
-        Ok(Self { observed: Some(check_state(state)?), ..Self::default() })
+        Ok(Self {
+            observed: Some(check_state(state)?),
+            ..Self::default()
+        })
     }
 
     /// What a new profile says.
     pub(super) fn of_profile(profile: v1::CapabilityProfile) -> Result<Self, Refusal> {
-        Ok(Self { profile: Some(check_profile(profile)?), ..Self::default() })
+        Ok(Self {
+            profile: Some(check_profile(profile)?),
+            ..Self::default()
+        })
     }
 
     /// Keeps it: all of it in memory, and in the store when its meaning differs from what is there.
@@ -86,10 +98,19 @@ impl Seen {
     }
 
     fn changes(&self, known: &DeviceStatusRecord) -> bool {
-        let profile = self.profile.as_ref().is_some_and(|new| !same_profile(new, known.profile.as_ref()));
+        let profile = self
+            .profile
+            .as_ref()
+            .is_some_and(|new| !same_profile(new, known.profile.as_ref()));
         let labels = self.labels.as_ref().is_some_and(|new| *new != known.labels);
-        let observed = self.observed.as_ref().is_some_and(|new| meaning(new) != known.observed.as_ref().map_or_else(Vec::new, meaning));
-        let version = self.agent_version.as_ref().is_some_and(|new| *new != known.agent_version);
+        let observed = self
+            .observed
+            .as_ref()
+            .is_some_and(|new| meaning(new) != known.observed.as_ref().map_or_else(Vec::new, meaning));
+        let version = self
+            .agent_version
+            .as_ref()
+            .is_some_and(|new| *new != known.agent_version);
         profile || labels || observed || version
     }
 
@@ -116,7 +137,10 @@ fn same_profile(new: &v1::CapabilityProfile, known: Option<&v1::CapabilityProfil
         let profile = CapabilityProfile::try_from(profile.clone()).ok()?;
         Some(ProfileClass::of(&profile, TrustTier::Unattested))
     };
-    let still = v1::CapabilityProfile { disk_free_bytes: known.disk_free_bytes, ..new.clone() };
+    let still = v1::CapabilityProfile {
+        disk_free_bytes: known.disk_free_bytes,
+        ..new.clone()
+    };
     still == *known && class(new) == class(known)
 }
 
@@ -129,7 +153,12 @@ fn meaning(state: &ObservedState) -> Vec<ObservedModel> {
             probes_matched: evidence.probes_matched,
             ..GateEvidence::default()
         };
-        ObservedModel { fetched_bytes: 0, total_bytes: 0, evidence: model.evidence.map(counts), ..model.clone() }
+        ObservedModel {
+            fetched_bytes: 0,
+            total_bytes: 0,
+            evidence: model.evidence.map(counts),
+            ..model.clone()
+        }
     };
     state.models.iter().map(settled).collect()
 }
@@ -144,15 +173,32 @@ mod tests {
     use super::*;
 
     fn state(fetched_bytes: u64, latency: u64, crashes: u32) -> ObservedState {
-        let evidence = GateEvidence { crashes, latency_p95_ms: Some(latency), ..GateEvidence::default() };
-        let model = ObservedModel { fetched_bytes, evidence: Some(evidence), ..ObservedModel::default() };
-        ObservedState { models: vec![model], disk_free_bytes: fetched_bytes }
+        let evidence = GateEvidence {
+            crashes,
+            latency_p95_ms: Some(latency),
+            ..GateEvidence::default()
+        };
+        let model = ObservedModel {
+            fetched_bytes,
+            evidence: Some(evidence),
+            ..ObservedModel::default()
+        };
+        ObservedState {
+            models: vec![model],
+            disk_free_bytes: fetched_bytes,
+        }
     }
 
     #[test]
     fn a_download_that_moves_on_is_not_worth_a_write_and_a_crash_is() {
-        let known = DeviceStatusRecord { observed: Some(state(1, 10, 0)), ..DeviceStatusRecord::default() };
-        let seen = |state| Seen { observed: Some(state), ..Seen::default() };
+        let known = DeviceStatusRecord {
+            observed: Some(state(1, 10, 0)),
+            ..DeviceStatusRecord::default()
+        };
+        let seen = |state| Seen {
+            observed: Some(state),
+            ..Seen::default()
+        };
         assert!(!seen(state(999, 20, 0)).changes(&known));
         assert!(seen(state(1, 10, 1)).changes(&known));
         assert!(!Seen::default().changes(&known));

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fieldfare_fleet::{DeviceId, RoundId};
+use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::{
     DesiredState, DeviceMessage, GatewayMessage, Hello, SessionRecord, Welcome, device_message, gateway_message,
 };
-use fieldfare_proto::PROTOCOL_VERSION;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -40,7 +40,12 @@ struct Session {
 }
 
 /// Serves a session to its end.
-pub(super) async fn serve(plane: Arc<ControlPlane>, device: DeviceId, mut incoming: Streaming<DeviceMessage>, answers: Answers) {
+pub(super) async fn serve(
+    plane: Arc<ControlPlane>,
+    device: DeviceId,
+    mut incoming: Streaming<DeviceMessage>,
+    answers: Answers,
+) {
     let shutdown = plane.shutdown.clone();
     let opened = tokio::select! {
         opened = open(&plane, device, &mut incoming, &answers) => opened,
@@ -58,7 +63,11 @@ pub(super) async fn serve(plane: Arc<ControlPlane>, device: DeviceId, mut incomi
     }
     match ended {
         Ok(End::Gone) => tracing::debug!(%device, fence, "the device went"),
-        Ok(End::Drained) => drop(answers.send(Ok(come_back(COME_BACK_MAX, "the controller is restarting"))).await),
+        Ok(End::Drained) => drop(
+            answers
+                .send(Ok(come_back(COME_BACK_MAX, "the controller is restarting")))
+                .await,
+        ),
         Err(refusal) => {
             tracing::debug!(%device, fence, error = chain(&refusal), "session refused");
             drop(answers.send(Err(refusal.into())).await);
@@ -102,7 +111,9 @@ async fn open(
 
 async fn hello(incoming: &mut Streaming<DeviceMessage>) -> Result<Hello, Refusal> {
     let late = |_| Refusal::TooLate(format!("no hello within {} s", HELLO_TIMEOUT.as_secs()));
-    let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await.map_err(late)?;
+    let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message())
+        .await
+        .map_err(late)?;
     let first = first.map_err(|status| Refusal::invalid("message", status.message()))?;
     match first.and_then(|message| message.message) {
         Some(device_message::Message::Hello(hello)) => {
@@ -147,7 +158,6 @@ impl Session {
 
     async fn run(&mut self, incoming: &mut Streaming<DeviceMessage>) -> Result<End, Refusal> {
         let mut desired = self.plane.mirror.subscribe(Topic::Desired);
-        let mut devices = self.plane.mirror.subscribe(Topic::Devices);
         let mut rounds = self.plane.mirror.subscribe(Topic::Rounds);
         let mut tick = tokio::time::interval(TICK);
         let shutdown = self.plane.shutdown.clone();
@@ -164,9 +174,9 @@ impl Session {
                     Ok(None) | Err(_) => return Ok(End::Gone),
                 },
                 _ = desired.changed() => {}
-                // The device's own class and labels decide its desired state.
-                _ = devices.changed() => {}
                 _ = rounds.changed() => {}
+                // The device's own class and labels matter too; they change by its own messages, which the mirror shows a
+                // moment later.
                 _ = tick.tick() => {}
             }
             self.check()?;
@@ -175,14 +185,31 @@ impl Session {
 
     /// Ends the session when a newer one of the same device is open here or elsewhere, or when the device is silent.
     fn check(&self) -> Result<(), Refusal> {
-        let newest = self.plane.mirror.read().sessions.get(&self.device).map_or(0, |record| record.fence);
+        let newest = self
+            .plane
+            .mirror
+            .read()
+            .sessions
+            .get(&self.device)
+            .map_or(0, |record| record.fence);
         if newest > self.fence || !self.plane.presence.is_current(self.device, self.fence) {
             self.plane.metrics.session_fenced();
-            return Err(Refusal::Stale(format!("session {} of {} was replaced by a newer one", self.fence, self.device)));
+            return Err(Refusal::Stale(format!(
+                "session {} of {} was replaced by a newer one",
+                self.fence, self.device
+            )));
         }
-        let heard = self.plane.presence.of(self.device).map(|sign| sign.last_heard).unwrap_or_default();
+        let heard = self
+            .plane
+            .presence
+            .of(self.device)
+            .map(|sign| sign.last_heard)
+            .unwrap_or_default();
         if self.plane.clock.now().since(heard) > SESSION_SILENCE {
-            return Err(Refusal::TooLate(format!("no message within {} s", SESSION_SILENCE.as_secs())));
+            return Err(Refusal::TooLate(format!(
+                "no message within {} s",
+                SESSION_SILENCE.as_secs()
+            )));
         }
         crate::access::is_enrolled(self.device, &self.plane.mirror)
     }
@@ -216,12 +243,18 @@ impl Session {
             device_message::Message::Hello(_) => Err(Refusal::invalid("message", "`hello` is the first message only")),
             device_message::Message::Heartbeat(_) => Ok(()),
             device_message::Message::Observed(state) => {
-                observed::Seen::of_state(state)?.note(&self.plane, self.device, self.fence).await
+                observed::Seen::of_state(state)?
+                    .note(&self.plane, self.device, self.fence)
+                    .await
             }
             device_message::Message::Profile(profile) => {
-                observed::Seen::of_profile(profile)?.note(&self.plane, self.device, self.fence).await
+                observed::Seen::of_profile(profile)?
+                    .note(&self.plane, self.device, self.fence)
+                    .await
             }
-            device_message::Message::InvitationReply(reply) => invitations::take_reply(&self.plane, self.device, reply).await,
+            device_message::Message::InvitationReply(reply) => {
+                invitations::take_reply(&self.plane, self.device, reply).await
+            }
         }
     }
 }

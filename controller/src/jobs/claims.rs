@@ -16,29 +16,40 @@ use crate::placement::variants_in_use;
 use crate::plane::ControlPlane;
 use crate::records::{Change, attempt};
 use crate::refusal::Refusal;
-use crate::repository::listing::AsyncFence;
 
 /// The claim that a trainer says it holds.
 #[derive(Clone, Debug)]
-pub(super) struct Held {
+pub(crate) struct HeldClaim {
     plane: Arc<ControlPlane>,
     /// The claimed job.
-    pub(super) job: JobName,
+    pub(crate) job: JobName,
     /// Who calls.
     pub(super) trainer: TrainerName,
     token: u64,
 }
 
-impl Held {
+impl HeldClaim {
     /// Reads the fence of a request.
-    pub(super) fn read(plane: &Arc<ControlPlane>, trainer: TrainerName, fence: Option<v1::Fence>) -> Result<Self, Refusal> {
+    pub(super) fn read(
+        plane: &Arc<ControlPlane>,
+        trainer: TrainerName,
+        fence: Option<v1::Fence>,
+    ) -> Result<Self, Refusal> {
         let fence = fence.required("fence")?;
         let job = super::name("fence.job", &fence.job)?;
-        Ok(Self { plane: Arc::clone(plane), job, trainer, token: fence.token })
+        Ok(Self {
+            plane: Arc::clone(plane),
+            job,
+            trainer,
+            token: fence.token,
+        })
     }
 
     fn stale(&self) -> Refusal {
-        Refusal::Stale(format!("claim {} on job {} is no longer the current one", self.token, self.job))
+        Refusal::Stale(format!(
+            "claim {} on job {} is no longer the current one",
+            self.token, self.job
+        ))
     }
 
     fn current(&self, claim: Option<ClaimRecord>) -> Result<LeaseId, Refusal> {
@@ -55,9 +66,21 @@ impl Held {
     pub(super) async fn renew(&self) -> Result<bool, Refusal> {
         let plane = &self.plane;
         let lease = self.current(plane.records.get(&plane.keys.claim(&self.job)).await?)?;
-        plane.records.store().keep_alive(lease).await.map_err(|_| self.stale())?;
+        plane
+            .records
+            .store()
+            .keep_alive(lease)
+            .await
+            .map_err(|_| self.stale())?;
         let record: Option<JobRecord> = plane.records.get(&plane.keys.job(&self.job)).await?;
         Ok(record.is_none_or(|record| record.cancelled))
+    }
+
+    /// Makes a change depend on the claim: it must be the current one, and its lease live, at the commit.
+    pub(crate) async fn guard(&self, change: &mut Change<'_>) -> Result<(), Refusal> {
+        let lease = self.current(change.read(&self.plane.keys.claim(&self.job)).await?)?;
+        change.expect(Condition::LeaseLive(lease));
+        Ok(())
     }
 
     /// Reads the job under the fence.
@@ -65,7 +88,10 @@ impl Held {
         self.guard(change).await?;
         let record: Option<JobRecord> = change.read(&self.plane.keys.job(&self.job)).await?;
         let status: Option<JobStatusRecord> = change.read(&self.plane.keys.job_status(&self.job)).await?;
-        Ok((record.ok_or_else(|| Refusal::missing("job", &self.job))?, status.unwrap_or_default()))
+        Ok((
+            record.ok_or_else(|| Refusal::missing("job", &self.job))?,
+            status.unwrap_or_default(),
+        ))
     }
 
     /// Writes the status of the job, dated now.
@@ -83,21 +109,18 @@ impl Held {
     }
 }
 
-impl AsyncFence for Held {
-    async fn guard(&self, change: &mut Change<'_>) -> Result<(), Refusal> {
-        let lease = self.current(change.read(&self.plane.keys.claim(&self.job)).await?)?;
-        change.expect(Condition::LeaseLive(lease));
-        Ok(())
-    }
-}
-
 /// Jobs that wait for a trainer, the oldest first.
 fn waiting(records: &Records) -> Vec<JobName> {
     let open = records.jobs.iter().filter(|(name, record)| {
-        let stage = records.job_status.get(*name).map_or(JobStage::Waiting, JobStatusRecord::stage);
+        let stage = records
+            .job_status
+            .get(*name)
+            .map_or(JobStage::Waiting, JobStatusRecord::stage);
         !is_over(stage) && !record.cancelled && !records.claims.contains_key(*name)
     });
-    let mut open: Vec<_> = open.map(|(name, record)| (record.created_unix_ms, name.clone())).collect();
+    let mut open: Vec<_> = open
+        .map(|(name, record)| (record.created_unix_ms, name.clone()))
+        .collect();
     open.sort();
     open.into_iter().map(|(_, name)| name).collect()
 }
@@ -111,8 +134,16 @@ pub(super) fn is_any_waiting(records: &Records) -> bool {
 async fn bury_cancelled(plane: &ControlPlane) -> Result<(), Refusal> {
     let lost: Vec<JobName> = {
         let records = plane.mirror.read();
-        let cancelled = records.jobs.iter().filter(|(name, record)| record.cancelled && !records.claims.contains_key(*name));
-        let open = cancelled.filter(|(name, _)| records.job_status.get(*name).is_none_or(|status| !is_over(status.stage())));
+        let cancelled = records
+            .jobs
+            .iter()
+            .filter(|(name, record)| record.cancelled && !records.claims.contains_key(*name));
+        let open = cancelled.filter(|(name, _)| {
+            records
+                .job_status
+                .get(*name)
+                .is_none_or(|status| !is_over(status.stage()))
+        });
         open.map(|(name, _)| name.clone()).collect()
     };
     for name in lost {
@@ -135,7 +166,10 @@ pub(super) async fn claim(plane: &ControlPlane, trainer: &TrainerName) -> Result
                 tracing::info!(job = %name, %trainer, token, "claimed");
                 let work = work(plane, &record)?;
                 return Ok(Some(Claim {
-                    fence: Some(v1::Fence { job: name.to_string(), token }),
+                    fence: Some(v1::Fence {
+                        job: name.to_string(),
+                        token,
+                    }),
                     lease_ms: u32::try_from(lease.ttl.as_millis()).unwrap_or(u32::MAX),
                     work: Some(work),
                     checkpoint: status.checkpoint,
@@ -164,7 +198,9 @@ async fn take(
         let held: Option<ClaimRecord> = change.read(&key).await?;
         let record: Option<JobRecord> = change.read(&plane.keys.job(name)).await?;
         let status: Option<JobStatusRecord> = change.read(&plane.keys.job_status(name)).await?;
-        let (Some(record), None) = (record, held) else { return Ok(None) };
+        let (Some(record), None) = (record, held) else {
+            return Ok(None);
+        };
         let mut status = status.unwrap_or_default();
         if record.cancelled || is_over(status.stage()) {
             return Ok(None);
@@ -177,7 +213,12 @@ async fn take(
         }
         change.put(plane.keys.job_status(name), &mut status);
         let token = status.last_token;
-        let mut claim = ClaimRecord { generation: None, token, trainer: trainer.to_string(), lease: lease.number() };
+        let mut claim = ClaimRecord {
+            generation: None,
+            token,
+            trainer: trainer.to_string(),
+            lease: lease.number(),
+        };
         change.put_leased(key, &mut claim, lease);
         Some((token, record, status))
     }))
@@ -185,12 +226,15 @@ async fn take(
 
 fn work(plane: &ControlPlane, record: &JobRecord) -> Result<claim::Work, Refusal> {
     match &record.work {
-        Some(job_record::Work::Import(spec)) => {
-            Ok(claim::Work::Import(ImportWork { spec: Some(spec.clone()), release_number: record.release_number }))
-        }
+        Some(job_record::Work::Import(spec)) => Ok(claim::Work::Import(ImportWork {
+            spec: Some(spec.clone()),
+            release_number: record.release_number,
+        })),
         Some(job_record::Work::Federated(spec)) => {
-            let deployment: DeploymentName =
-                spec.deployment.parse().map_err(|error| Refusal::broken("reading a job", format!("{error}")))?;
+            let deployment: DeploymentName = spec
+                .deployment
+                .parse()
+                .map_err(|error| Refusal::broken("reading a job", format!("{error}")))?;
             Ok(claim::Work::Federated(FederatedWork {
                 spec: Some(spec.clone()),
                 base_manifest_target: record.base_manifest_target.clone(),

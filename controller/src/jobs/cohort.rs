@@ -29,10 +29,21 @@ pub(super) fn needs(
 ) -> Result<(DeploymentName, TrainingNeeds), Refusal> {
     let deployment = DeploymentName::new(spec.deployment.as_str());
     let deployment = deployment.map_err(|error| Refusal::broken("reading a job", error))?;
-    let chosen = records.deployments.get(&deployment).and_then(|record| selector(record.spec.as_ref()));
+    let chosen = records
+        .deployments
+        .get(&deployment)
+        .and_then(|record| selector(record.spec.as_ref()));
     let selector = chosen.ok_or_else(|| Refusal::missing("deployment", &deployment))?;
     let training_memory = ByteSize::new(training_memory);
-    Ok((deployment, TrainingNeeds { selector, release, training_memory, min_trust: TrustTier::Unattested }))
+    Ok((
+        deployment,
+        TrainingNeeds {
+            selector,
+            release,
+            training_memory,
+            min_trust: TrustTier::Unattested,
+        },
+    ))
 }
 
 /// Picks a cohort of at most `size` devices; every device is as likely, and another round has another order.
@@ -54,7 +65,10 @@ pub(super) fn pick(
         } else if cohort.ineligible.len() < INELIGIBLE_SHOWN_MAX && needs.selector.matches(&member.labels) {
             // A device that the job does not mean is nobody's news.
             let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
-            cohort.ineligible.push(IneligibleDevice { device_id: member.id.to_string(), reason: reasons.join("; ") });
+            cohort.ineligible.push(IneligibleDevice {
+                device_id: member.id.to_string(),
+                reason: reasons.join("; "),
+            });
         }
     }
     let attempt = u64::from(round.round.0) << 32 | u64::from(round.attempt.0);
@@ -66,19 +80,39 @@ pub(super) fn pick(
     cohort
 }
 
-fn candidate(plane: &ControlPlane, records: &Records, deployment: &DeploymentName, member: &Member) -> TrainingCandidate {
+fn candidate(
+    plane: &ControlPlane,
+    records: &Records,
+    deployment: &DeploymentName,
+    member: &Member,
+) -> TrainingCandidate {
     let sign = plane.presence.of(member.id).unwrap_or_default();
     let readiness = sign.readiness;
-    let observed = sign.observed.as_ref().or(records.device_status.get(&member.id).and_then(|s| s.observed.as_ref()));
+    let observed = sign
+        .observed
+        .as_ref()
+        .or(records.device_status.get(&member.id).and_then(|s| s.observed.as_ref()));
     TrainingCandidate {
         device: member.id,
         // Only a session of this replica says whether its device is ready.
-        connection: if sign.connected { Connection::Connected } else { Connection::LastHeard(last_heard(records, member.id, sign.last_heard)) },
-        consent: if readiness.consent { Consent::Given } else { Consent::Withheld },
+        connection: if sign.connected {
+            Connection::Connected
+        } else {
+            Connection::LastHeard(last_heard(records, member.id, sign.last_heard))
+        },
+        consent: if readiness.consent {
+            Consent::Given
+        } else {
+            Consent::Withheld
+        },
         training_memory: ByteSize::new(readiness.available_memory_bytes),
         // The ledger is the device's own secret: a device that cannot pay refuses the invitation.
         budget: BudgetState::Remaining,
-        activity: if readiness.idle && !readiness.busy { Activity::Idle } else { Activity::Busy },
+        activity: if readiness.idle && !readiness.busy {
+            Activity::Idle
+        } else {
+            Activity::Busy
+        },
         trust: member.trust,
         labels: member.labels.clone(),
         running: observed.and_then(|observed| running(observed, deployment)),
@@ -86,13 +120,19 @@ fn candidate(plane: &ControlPlane, records: &Records, deployment: &DeploymentNam
 }
 
 fn last_heard(records: &Records, device: DeviceId, here: Timestamp) -> Timestamp {
-    let changed = records.sessions.get(&device).map_or(0, |session| session.changed_unix_ms);
+    let changed = records
+        .sessions
+        .get(&device)
+        .map_or(0, |session| session.changed_unix_ms);
     here.max(crate::clock::timestamp(changed))
 }
 
 /// The release that a device runs and has confirmed.
 fn running(observed: &ObservedState, deployment: &DeploymentName) -> Option<ReleaseId> {
-    let report = observed.models.iter().find(|model| model.deployment == deployment.as_str())?;
+    let report = observed
+        .models
+        .iter()
+        .find(|model| model.deployment == deployment.as_str())?;
     let said = Observation::try_from(report).ok()?;
     said.running.filter(|_| said.progress == Progress::Converged)
 }

@@ -12,7 +12,7 @@ use fieldfare_tls::Endpoint;
 use futures_util::Stream;
 use tonic::{Extensions, Request, Response, Status};
 
-use super::claims::{self, Held};
+use super::claims::{self, HeldClaim};
 use super::{publish, rounds};
 use crate::limits::{CLAIM_LEASE, FREE_TEXT_BYTES_MAX, TICK};
 use crate::mirror::Topic;
@@ -27,7 +27,7 @@ pub struct TrainerGatewayService {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-type Stream1<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A trainer watches for as long as this lives.
 struct Watcher {
@@ -47,20 +47,24 @@ impl TrainerGatewayService {
         Self { plane }
     }
 
-    fn admit(&self, extensions: &Extensions) -> Result<TrainerName, Refusal> {
+    async fn admit(&self, extensions: &Extensions) -> Result<TrainerName, Refusal> {
         let name = self.plane.access.trainer(extensions)?;
+        self.plane.catch_up().await?;
         self.plane.presence.trainer_heard(&name, self.plane.clock.now());
         Ok(name)
     }
 
-    fn held(&self, extensions: &Extensions, fence: Option<Fence>) -> Result<Held, Refusal> {
-        Held::read(&self.plane, self.admit(extensions)?, fence)
+    async fn held(&self, extensions: &Extensions, fence: Option<Fence>) -> Result<HeldClaim, Refusal> {
+        HeldClaim::read(&self.plane, self.admit(extensions).await?, fence)
     }
 
     /// Keeps what a trainer says of itself.
     async fn greet(&self, name: &TrainerName, hello: &TrainerHello) -> Result<(), Refusal> {
         crate::access::check_protocol("protocol_version", hello.protocol_version)?;
-        let endpoint: Endpoint = hello.rounds_endpoint.parse().map_err(|error| Refusal::invalid("rounds_endpoint", error))?;
+        let endpoint: Endpoint = hello
+            .rounds_endpoint
+            .parse()
+            .map_err(|error| Refusal::invalid("rounds_endpoint", error))?;
         PublicKey::from_pem(&hello.delegation_public_key_pem)
             .map_err(|error| Refusal::invalid("delegation_public_key_pem", error))?;
         attempt!("the trainer", self.plane.records, change, {
@@ -68,7 +72,9 @@ impl TrainerGatewayService {
             let record: Option<PrincipalRecord> = change.read(&key).await?;
             let mut record = record.ok_or_else(|| Refusal::Forbidden(format!("trainer {name} is not registered")))?;
             record.rounds_endpoint = endpoint.to_string();
-            record.delegation_public_key_pem.clone_from(&hello.delegation_public_key_pem);
+            record
+                .delegation_public_key_pem
+                .clone_from(&hello.delegation_public_key_pem);
             record.hello_unix_ms = self.plane.unix_ms();
             change.put(key, &mut record);
         });
@@ -91,17 +97,27 @@ fn hints(watcher: Watcher) -> impl Stream<Item = Result<WorkHint, Status>> + Sen
                 break;
             }
         }
-        let hint = WorkHint { artifact_endpoint: plane.artifact_endpoint.to_string() };
+        let hint = WorkHint {
+            artifact_endpoint: plane.artifact_endpoint.to_string(),
+        };
         Ok(Some((hint, (watcher, news, false))))
     })
 }
 
 fn finished(outcome: &finish_request::Outcome, status: &mut JobStatusRecord) -> Result<(), Refusal> {
-    let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(FREE_TEXT_BYTES_MAX / 4 * 4).collect::<String>();
+    let cut = |text: &str| {
+        text.chars()
+            .filter(|c| !c.is_control())
+            .take(FREE_TEXT_BYTES_MAX / 4 * 4)
+            .collect::<String>()
+    };
     let (stage, reason) = match outcome {
         finish_request::Outcome::Succeeded(success) => {
             if success.manifest_target != status.manifest_target {
-                let expected = format!("is {:?}, the job brought forth {:?}", success.manifest_target, status.manifest_target);
+                let expected = format!(
+                    "is {:?}, the job brought forth {:?}",
+                    success.manifest_target, status.manifest_target
+                );
                 return Err(Refusal::invalid("succeeded.manifest_target", expected));
             }
             (JobStage::Succeeded, String::new())
@@ -142,86 +158,117 @@ fn take_checkpoint(checkpoint: WorkCheckpoint, status: &mut JobStatusRecord) -> 
 
 #[tonic::async_trait]
 impl TrainerGateway for TrainerGatewayService {
-    type WatchStream = Stream1<WorkHint>;
-    type WatchRoundStream = Stream1<RoundEvent>;
+    type WatchStream = Updates<WorkHint>;
+    type WatchRoundStream = Updates<RoundEvent>;
 
     async fn watch(&self, request: Request<TrainerHello>) -> Answer<Self::WatchStream> {
-        let name = self.admit(request.extensions())?;
+        let name = self.admit(request.extensions()).await?;
         self.greet(&name, request.get_ref()).await?;
         self.plane.presence.trainer_came(&name, self.plane.clock.now());
-        let watcher = Watcher { plane: Arc::clone(&self.plane), name };
+        let watcher = Watcher {
+            plane: Arc::clone(&self.plane),
+            name,
+        };
         Ok(Response::new(Box::pin(hints(watcher))))
     }
 
     async fn claim(&self, request: Request<ClaimRequest>) -> Answer<ClaimResponse> {
-        let name = self.admit(request.extensions())?;
-        Ok(Response::new(ClaimResponse { claim: claims::claim(&self.plane, &name).await? }))
+        let name = self.admit(request.extensions()).await?;
+        Ok(Response::new(ClaimResponse {
+            claim: claims::claim(&self.plane, &name).await?,
+        }))
     }
 
     async fn renew_claim(&self, request: Request<RenewClaimRequest>) -> Answer<RenewClaimResponse> {
-        let held = self.held(request.extensions(), request.get_ref().fence.clone())?;
+        let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
         let cancelled = held.renew().await?;
         let lease_ms = u32::try_from(CLAIM_LEASE.as_millis()).unwrap_or(u32::MAX);
         Ok(Response::new(RenewClaimResponse { lease_ms, cancelled }))
     }
 
     async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Answer<CheckpointResponse> {
-        let held = self.held(request.extensions(), request.get_ref().fence.clone())?;
-        let checkpoint = request.into_inner().checkpoint.ok_or_else(|| Refusal::invalid("checkpoint", "is missing"))?;
+        let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
+        let checkpoint = request
+            .into_inner()
+            .checkpoint
+            .ok_or_else(|| Refusal::invalid("checkpoint", "is missing"))?;
         self.keep(&held, checkpoint).await?;
         Ok(Response::new(CheckpointResponse {}))
     }
 
     async fn open_round(&self, request: Request<OpenRoundRequest>) -> Answer<OpenRoundResponse> {
-        let held = self.held(request.extensions(), request.get_ref().fence.clone())?;
-        Ok(Response::new(rounds::open(&held, &self.plane, request.into_inner()).await?))
+        let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
+        Ok(Response::new(
+            rounds::open(&held, &self.plane, request.into_inner()).await?,
+        ))
     }
 
     async fn watch_round(&self, request: Request<WatchRoundRequest>) -> Answer<Self::WatchRoundStream> {
-        let held = self.held(request.extensions(), request.get_ref().fence.clone())?;
-        let round = request.into_inner().round.ok_or_else(|| Refusal::invalid("round", "is missing"))?;
+        let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
+        let round = request
+            .into_inner()
+            .round
+            .ok_or_else(|| Refusal::invalid("round", "is missing"))?;
         let round = RoundId::try_from(round).map_err(Refusal::from)?;
         if round.job != held.job {
-            return Err(Refusal::invalid("round.job", format!("is {}, the claim is on {}", round.job, held.job)).into());
+            return Err(
+                Refusal::invalid("round.job", format!("is {}, the claim is on {}", round.job, held.job)).into(),
+            );
         }
-        Ok(Response::new(Box::pin(rounds::watch(Arc::clone(&self.plane), held, round))))
+        Ok(Response::new(Box::pin(rounds::watch(
+            Arc::clone(&self.plane),
+            held,
+            round,
+        ))))
     }
 
     async fn close_round(&self, request: Request<CloseRoundRequest>) -> Answer<CloseRoundResponse> {
-        let held = self.held(request.extensions(), request.get_ref().fence.clone())?;
+        let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
         rounds::close(&held, &self.plane, request.into_inner()).await?;
         Ok(Response::new(CloseRoundResponse {}))
     }
 
     async fn propose_release(&self, request: Request<ProposeReleaseRequest>) -> Answer<ProposeReleaseResponse> {
-        let held = self.held(request.extensions(), request.get_ref().fence.clone())?;
+        let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
         let request = request.into_inner();
         publish::propose(&held, &self.plane, &request.manifest_target, &request.manifest).await?;
         Ok(Response::new(ProposeReleaseResponse {}))
     }
 
     async fn get_delegation(&self, request: Request<GetDelegationRequest>) -> Answer<GetDelegationResponse> {
-        self.held(request.extensions(), request.get_ref().fence.clone())?;
-        Ok(Response::new(publish::delegation(&self.plane, &request.get_ref().model).await?))
+        self.held(request.extensions(), request.get_ref().fence.clone()).await?;
+        Ok(Response::new(
+            publish::delegation(&self.plane, &request.get_ref().model).await?,
+        ))
     }
 
     async fn publish_release(&self, request: Request<PublishReleaseRequest>) -> Answer<PublishReleaseResponse> {
-        let held = self.held(request.extensions(), request.get_ref().fence.clone())?;
+        let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
         let request = request.into_inner();
-        publish::publish(&held, &self.plane, &request.manifest_target, &request.manifest, &request.delegated_targets).await?;
+        publish::publish(
+            &held,
+            &self.plane,
+            &request.manifest_target,
+            &request.manifest,
+            &request.delegated_targets,
+        )
+        .await?;
         Ok(Response::new(PublishReleaseResponse {}))
     }
 
     async fn finish(&self, request: Request<FinishRequest>) -> Answer<FinishResponse> {
-        let held = self.held(request.extensions(), request.get_ref().fence.clone())?;
-        let outcome = request.into_inner().outcome.ok_or_else(|| Refusal::invalid("outcome", "is missing"))?;
+        let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
+        let outcome = request
+            .into_inner()
+            .outcome
+            .ok_or_else(|| Refusal::invalid("outcome", "is missing"))?;
         self.end(&held, outcome).await?;
         Ok(Response::new(FinishResponse {}))
     }
 }
 
 impl TrainerGatewayService {
-    async fn keep(&self, held: &Held, checkpoint: WorkCheckpoint) -> Result<(), Refusal> {
+    async fn keep(&self, held: &HeldClaim, checkpoint: WorkCheckpoint) -> Result<(), Refusal> {
         attempt!("the job", self.plane.records, change, {
             let (_, mut status) = held.job(&mut change).await?;
             take_checkpoint(checkpoint.clone(), &mut status)?;
@@ -230,7 +277,7 @@ impl TrainerGatewayService {
         Ok(())
     }
 
-    async fn end(&self, held: &Held, outcome: finish_request::Outcome) -> Result<(), Refusal> {
+    async fn end(&self, held: &HeldClaim, outcome: finish_request::Outcome) -> Result<(), Refusal> {
         let lease = attempt!("the job", self.plane.records, change, {
             let (_, mut status) = held.job(&mut change).await?;
             finished(&outcome, &mut status)?;

@@ -8,6 +8,7 @@ mod rounds;
 mod spec;
 mod view;
 
+pub(crate) use claims::HeldClaim;
 pub use gateway::TrainerGatewayService;
 pub(crate) use spec::{start_federated, start_import};
 pub(crate) use view::{get, is_over, list, trainers};

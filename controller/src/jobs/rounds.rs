@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::claims::Held;
+use super::claims::HeldClaim;
 use super::cohort;
 use crate::clock::timestamp;
 use crate::limits::{ROUND_CONFIGURATION_BYTES_MAX, ROUND_DEADLINE_MAX, ROUND_SESSION_GRACE, TICK};
@@ -29,38 +29,63 @@ use crate::repository::manifests::release_id;
 fn federated(record: &JobRecord) -> Result<&FederatedJobSpec, Refusal> {
     match &record.work {
         Some(job_record::Work::Federated(spec)) => Ok(spec),
-        _ => Err(Refusal::Unready("the job is no federated job: it has no rounds".to_owned())),
+        _ => Err(Refusal::Unready(
+            "the job is no federated job: it has no rounds".to_owned(),
+        )),
     }
 }
 
 /// Checks what the controller itself depends on in a configuration; the rest is between trainer and devices.
-fn configuration(plane: &ControlPlane, held: &Held, bytes: &[u8]) -> Result<(RoundId, RoundConfiguration), Refusal> {
+fn configuration(
+    plane: &ControlPlane,
+    held: &HeldClaim,
+    bytes: &[u8],
+) -> Result<(RoundId, RoundConfiguration), Refusal> {
     if bytes.len() > ROUND_CONFIGURATION_BYTES_MAX {
-        let expected = format!("has {} bytes, at most {ROUND_CONFIGURATION_BYTES_MAX} are accepted", bytes.len());
+        let expected = format!(
+            "has {} bytes, at most {ROUND_CONFIGURATION_BYTES_MAX} are accepted",
+            bytes.len()
+        );
         return Err(Refusal::invalid("configuration", expected));
     }
     let configuration = RoundConfiguration::decode(bytes).map_err(|error| Refusal::invalid("configuration", error))?;
     let round = RoundId::try_from(configuration.round.clone().required("configuration.round")?)?;
     if round.job != held.job {
-        return Err(Refusal::invalid("configuration.round.job", format!("is {}, the claim is on {}", round.job, held.job)));
+        return Err(Refusal::invalid(
+            "configuration.round.job",
+            format!("is {}, the claim is on {}", round.job, held.job),
+        ));
     }
     let now = plane.clock.now();
     let deadline = timestamp(configuration.deadline_unix_ms);
     if deadline <= now || deadline > now.saturating_add(ROUND_DEADLINE_MAX) {
-        let expected = format!("is {deadline}; expected within {} s from now, {now}", ROUND_DEADLINE_MAX.as_secs());
+        let expected = format!(
+            "is {deadline}; expected within {} s from now, {now}",
+            ROUND_DEADLINE_MAX.as_secs()
+        );
         return Err(Refusal::invalid("configuration.deadline_unix_ms", expected));
     }
     Ok((round, configuration))
 }
 
 fn answer(record: &RoundRecord) -> OpenRoundResponse {
-    let ids = record.cohort.iter().filter_map(|id| DeviceId::try_from(id.as_slice()).ok());
-    OpenRoundResponse { cohort_device_ids: ids.map(|id| id.to_string()).collect(), ineligible: record.ineligible.clone() }
+    let ids = record
+        .cohort
+        .iter()
+        .filter_map(|id| DeviceId::try_from(id.as_slice()).ok());
+    OpenRoundResponse {
+        cohort_device_ids: ids.map(|id| id.to_string()).collect(),
+        ineligible: record.ineligible.clone(),
+    }
 }
 
 /// Picks a cohort and writes the round; from then on the sessions of its devices invite them. With fewer devices than the
 /// quorum nothing is written, and the answer says why.
-pub(super) async fn open(held: &Held, plane: &ControlPlane, request: OpenRoundRequest) -> Result<OpenRoundResponse, Refusal> {
+pub(super) async fn open(
+    held: &HeldClaim,
+    plane: &ControlPlane,
+    request: OpenRoundRequest,
+) -> Result<OpenRoundResponse, Refusal> {
     let (round, configured) = configuration(plane, held, &request.configuration)?;
     let digest = Sha256Digest::of(&request.configuration).as_bytes().to_vec();
     let key = plane.keys.round(&round);
@@ -68,7 +93,10 @@ pub(super) async fn open(held: &Held, plane: &ControlPlane, request: OpenRoundRe
         let (job, mut status) = held.job(&mut change).await?;
         if let Some(open) = change.read::<RoundRecord>(&key).await? {
             if open.configuration_sha256 != digest {
-                return Err(Refusal::Exists { what: "round", name: round.to_string() });
+                return Err(Refusal::Exists {
+                    what: "round",
+                    name: round.to_string(),
+                });
             }
             return Ok(answer(&open));
         }
@@ -82,10 +110,16 @@ pub(super) async fn open(held: &Held, plane: &ControlPlane, request: OpenRoundRe
         status.ineligible.clone_from(&picked.ineligible);
         held.put_status(&mut change, &mut status);
         let trainer: Option<PrincipalRecord> = plane.records.get(&plane.keys.trainer(&held.trainer)).await?;
-        let endpoint = trainer.map(|record| record.rounds_endpoint).filter(|endpoint| !endpoint.is_empty());
-        let endpoint = endpoint.ok_or_else(|| Refusal::Unready("the trainer has not told its rounds endpoint: call Watch".to_owned()))?;
+        let endpoint = trainer
+            .map(|record| record.rounds_endpoint)
+            .filter(|endpoint| !endpoint.is_empty());
+        let endpoint = endpoint
+            .ok_or_else(|| Refusal::Unready("the trainer has not told its rounds endpoint: call Watch".to_owned()))?;
         if (picked.invited.len() as u64) < u64::from(spec.quorum) {
-            OpenRoundResponse { cohort_device_ids: Vec::new(), ineligible: picked.ineligible }
+            OpenRoundResponse {
+                cohort_device_ids: Vec::new(),
+                ineligible: picked.ineligible,
+            }
         } else {
             give_up(plane, &mut change, &round.job, Some(&round)).await?;
             let mut record = RoundRecord {
@@ -106,10 +140,18 @@ pub(super) async fn open(held: &Held, plane: &ControlPlane, request: OpenRoundRe
 }
 
 /// Nobody is invited any more to the rounds of a job that were not committed, but for the one that is kept.
-async fn give_up(plane: &ControlPlane, change: &mut Change<'_>, job: &JobName, keep: Option<&RoundId>) -> Result<(), Refusal> {
+async fn give_up(
+    plane: &ControlPlane,
+    change: &mut Change<'_>,
+    job: &JobName,
+    keep: Option<&RoundId>,
+) -> Result<(), Refusal> {
     let open: Vec<RoundId> = {
         let records = plane.mirror.read();
-        let of_job = records.rounds.iter().filter(|(id, round)| id.job == *job && Some(*id) != keep && !round.record.closed);
+        let of_job = records
+            .rounds
+            .iter()
+            .filter(|(id, round)| id.job == *job && Some(*id) != keep && !round.record.closed);
         of_job.map(|(id, _)| id.clone()).collect()
     };
     for round in open {
@@ -128,12 +170,19 @@ pub(super) async fn give_up_all(plane: &ControlPlane, change: &mut Change<'_>, j
 }
 
 /// Checks an accepted set: devices of the cohort, each once, at least the quorum.
-fn check_accepted(record: &RoundRecord, quorum: u32, accepted: &[AcceptedContribution]) -> Result<Vec<AcceptedContribution>, Refusal> {
+fn check_accepted(
+    record: &RoundRecord,
+    quorum: u32,
+    accepted: &[AcceptedContribution],
+) -> Result<Vec<AcceptedContribution>, Refusal> {
     let cohort: BTreeSet<&[u8]> = record.cohort.iter().map(Vec::as_slice).collect();
     let mut seen = BTreeSet::new();
     for (index, contribution) in accepted.iter().enumerate() {
         let at = |field: &str, why: &str| Refusal::invalid(format!("accepted[{index}].{field}"), why);
-        let device: DeviceId = contribution.device_id.parse().map_err(|_| at("device_id", "is no device id"))?;
+        let device: DeviceId = contribution
+            .device_id
+            .parse()
+            .map_err(|_| at("device_id", "is no device id"))?;
         if !cohort.contains(device.as_bytes().as_slice()) {
             return Err(at("device_id", "is not of the round's cohort"));
         }
@@ -145,7 +194,10 @@ fn check_accepted(record: &RoundRecord, quorum: u32, accepted: &[AcceptedContrib
         }
     }
     if (accepted.len() as u64) < u64::from(quorum) {
-        return Err(Refusal::Unready(format!("{} contributions are below the quorum of {quorum}", accepted.len())));
+        return Err(Refusal::Unready(format!(
+            "{} contributions are below the quorum of {quorum}",
+            accepted.len()
+        )));
     }
     let mut sorted = accepted.to_vec();
     sorted.sort_by(|a, b| a.device_id.cmp(&b.device_id));
@@ -154,10 +206,13 @@ fn check_accepted(record: &RoundRecord, quorum: u32, accepted: &[AcceptedContrib
 
 /// Commits the accepted set and the job's checkpoint after the round, in one compare-and-swap. Repeating it with the same set
 /// changes nothing; another set is refused.
-pub(super) async fn close(held: &Held, plane: &ControlPlane, request: CloseRoundRequest) -> Result<(), Refusal> {
+pub(super) async fn close(held: &HeldClaim, plane: &ControlPlane, request: CloseRoundRequest) -> Result<(), Refusal> {
     let round = RoundId::try_from(request.round.required("round")?)?;
     if round.job != held.job {
-        return Err(Refusal::invalid("round.job", format!("is {}, the claim is on {}", round.job, held.job)));
+        return Err(Refusal::invalid(
+            "round.job",
+            format!("is {}, the claim is on {}", round.job, held.job),
+        ));
     }
     let summary = request.summary.required("summary")?;
     let checkpoint = request.checkpoint.required("checkpoint")?;
@@ -168,11 +223,17 @@ pub(super) async fn close(held: &Held, plane: &ControlPlane, request: CloseRound
         let mut record = record.ok_or_else(|| Refusal::missing("round", &round))?;
         let accepted = check_accepted(&record, federated(&job)?.quorum, &request.accepted)?;
         let count = u32::try_from(accepted.len()).unwrap_or(u32::MAX);
-        let set = AcceptedSet { round: Some((&round).into()), accepted };
+        let set = AcceptedSet {
+            round: Some((&round).into()),
+            accepted,
+        };
         let digest = plane.releases.blobs().put(set.encode_to_vec()).await?;
         if !record.accepted_sha256.is_empty() {
             let same = record.accepted_sha256 == digest.as_bytes();
-            let refusal = || Refusal::Exists { what: "accepted set of round", name: round.to_string() };
+            let refusal = || Refusal::Exists {
+                what: "accepted set of round",
+                name: round.to_string(),
+            };
             return if same { Ok(()) } else { Err(refusal()) };
         }
         if record.closed {
@@ -194,7 +255,7 @@ pub(super) async fn close(held: &Held, plane: &ControlPlane, request: CloseRound
 /// What a watch of a round has told.
 struct Watching {
     plane: Arc<ControlPlane>,
-    held: Held,
+    held: HeldClaim,
     round: RoundId,
     news: watch::Receiver<u64>,
     dropped: BTreeSet<DeviceId>,
@@ -204,11 +265,18 @@ struct Watching {
 /// Tells which devices of a cohort will not contribute, until the round is closed or the job cancelled.
 pub(super) fn watch(
     plane: Arc<ControlPlane>,
-    held: Held,
+    held: HeldClaim,
     round: RoundId,
 ) -> impl Stream<Item = Result<RoundEvent, Status>> + Send {
     let news = plane.mirror.subscribe(Topic::Rounds);
-    let watching = Watching { plane, held, round, news, dropped: BTreeSet::new(), over: false };
+    let watching = Watching {
+        plane,
+        held,
+        round,
+        news,
+        dropped: BTreeSet::new(),
+        over: false,
+    };
     futures_util::stream::try_unfold(watching, |mut watching| async move {
         while !watching.over {
             if let Some(event) = watching.next()? {
@@ -234,19 +302,30 @@ impl Watching {
         self.held.is_current(&records)?;
         if records.jobs.get(&self.held.job).is_none_or(|job| job.cancelled) {
             self.over = true;
-            return Ok(Some(RoundEvent { event: Some(round_event::Event::Cancelled(JobCancelled {})) }));
+            return Ok(Some(RoundEvent {
+                event: Some(round_event::Event::Cancelled(JobCancelled {})),
+            }));
         }
-        let Some(round) = records.rounds.get(&self.round) else { return Ok(None) };
+        let Some(round) = records.rounds.get(&self.round) else {
+            return Ok(None);
+        };
         if round.record.closed {
             self.over = true;
             return Ok(None);
         }
         let fresh = round.cohort.iter().filter(|device| !self.dropped.contains(device));
-        let lost = fresh.copied().find_map(|device| why_lost(&plane, &records, &self.round, device).map(|why| (device, why)));
+        let lost = fresh
+            .copied()
+            .find_map(|device| why_lost(&plane, &records, &self.round, device).map(|why| (device, why)));
         Ok(lost.map(|(device, reason)| {
             self.dropped.insert(device);
-            let dropped = DeviceDropped { device_id: device.to_string(), reason };
-            RoundEvent { event: Some(round_event::Event::Dropped(dropped)) }
+            let dropped = DeviceDropped {
+                device_id: device.to_string(),
+                reason,
+            };
+            RoundEvent {
+                event: Some(round_event::Event::Dropped(dropped)),
+            }
         }))
     }
 }
@@ -261,7 +340,10 @@ fn why_lost(plane: &ControlPlane, records: &Records, round: &RoundId, device: De
     if crate::gateway::is_connected(plane, records, device) {
         return None;
     }
-    let since = records.sessions.get(&device).map_or(0, |session| session.changed_unix_ms);
+    let since = records
+        .sessions
+        .get(&device)
+        .map_or(0, |session| session.changed_unix_ms);
     let away = plane.clock.now().since(timestamp(since));
     (away > ROUND_SESSION_GRACE).then(|| "session lost".to_owned())
 }

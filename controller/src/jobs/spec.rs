@@ -4,8 +4,8 @@ use fieldfare_fleet::limits::{MAX_ATTEMPTS, MAX_COHORT, MAX_ROUNDS};
 use fieldfare_fleet::{DeploymentName, JobName};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
-    FederatedJobSpec, ImportSpec, Job, JobRecord, JobStage, JobStatusRecord, ModelRecord, UploadedArtifact, import_spec,
-    job_record,
+    FederatedJobSpec, ImportSpec, Job, JobRecord, JobStage, JobStatusRecord, ModelRecord, UploadedArtifact,
+    import_spec, job_record,
 };
 use fieldfare_release::{Sha256Digest, VariantName};
 
@@ -21,7 +21,10 @@ fn number<T: PartialOrd + std::fmt::Display>(field: &str, value: T, least: T, mo
     if value >= least && value <= most {
         return Ok(());
     }
-    Err(Refusal::invalid(format!("spec.{field}"), format!("is {value}; expected {least} to {most}")))
+    Err(Refusal::invalid(
+        format!("spec.{field}"),
+        format!("is {value}; expected {least} to {most}"),
+    ))
 }
 
 /// A number above a bound, or from it on, and finite.
@@ -29,7 +32,10 @@ fn real(field: &str, value: f64, holds: bool, expected: &str) -> Result<(), Refu
     if value.is_finite() && holds {
         return Ok(());
     }
-    Err(Refusal::invalid(format!("spec.{field}"), format!("is {value}; expected {expected}")))
+    Err(Refusal::invalid(
+        format!("spec.{field}"),
+        format!("is {value}; expected {expected}"),
+    ))
 }
 
 async fn uploaded(plane: &ControlPlane, field: &str, artifact: &UploadedArtifact) -> Result<(), Refusal> {
@@ -37,36 +43,63 @@ async fn uploaded(plane: &ControlPlane, field: &str, artifact: &UploadedArtifact
     let sha256 = <[u8; 32]>::try_from(artifact.sha256.as_slice()).map(Sha256Digest::from_bytes);
     let sha256 = sha256.map_err(|_| Refusal::invalid(format!("{field}.sha256"), "expected the 32 bytes of SHA-256"))?;
     if artifact.file_name.len() > FREE_TEXT_BYTES_MAX {
-        return Err(Refusal::invalid(format!("{field}.file_name"), format!("expected at most {FREE_TEXT_BYTES_MAX} bytes")));
+        return Err(Refusal::invalid(
+            format!("{field}.file_name"),
+            format!("expected at most {FREE_TEXT_BYTES_MAX} bytes"),
+        ));
     }
     match plane.releases.blobs().length(&sha256).await? {
         Some(length) if length == artifact.length_bytes => Ok(()),
-        Some(length) => Err(Refusal::invalid(format!("{field}.length_bytes"), format!("the upload has {length} bytes"))),
-        None => Err(Refusal::invalid(field, format!("{sha256} is not uploaded; put it to /blobs/sha256/{sha256} first"))),
+        Some(length) => Err(Refusal::invalid(
+            format!("{field}.length_bytes"),
+            format!("the upload has {length} bytes"),
+        )),
+        None => Err(Refusal::invalid(
+            field,
+            format!("{sha256} is not uploaded; put it to /blobs/sha256/{sha256} first"),
+        )),
     }
 }
 
 /// Starts the import of a model.
 pub(crate) async fn start_import(plane: &ControlPlane, spec: ImportSpec) -> Result<Job, Refusal> {
     let name = super::name("spec.job", &spec.job)?;
-    let model: fieldfare_release::ModelName = spec.model.parse().map_err(|error| Refusal::invalid("spec.model", error))?;
+    let model: fieldfare_release::ModelName = spec
+        .model
+        .parse()
+        .map_err(|error| Refusal::invalid("spec.model", error))?;
     match spec.source.as_ref().required("spec.source")? {
         import_spec::Source::Uploaded(artifact) => uploaded(plane, "source.uploaded", artifact).await?,
         import_spec::Source::HubUri(uri) => {
-            let parts = uri.strip_prefix("hf://").map(|path| path.split('/').filter(|part| !part.is_empty()).count());
+            let parts = uri
+                .strip_prefix("hf://")
+                .map(|path| path.split('/').filter(|part| !part.is_empty()).count());
             if parts.is_none_or(|count| count < 3) || uri.len() > FREE_TEXT_BYTES_MAX {
-                return Err(Refusal::invalid("spec.source.hub_uri", format!("{uri:?} is no hf://OWNER/REPOSITORY/FILE.gguf")));
+                return Err(Refusal::invalid(
+                    "spec.source.hub_uri",
+                    format!("{uri:?} is no hf://OWNER/REPOSITORY/FILE.gguf"),
+                ));
             }
         }
     }
     for variant in &spec.variants {
-        variant.parse::<VariantName>().map_err(|error| Refusal::invalid("spec.variants", error))?;
+        variant
+            .parse::<VariantName>()
+            .map_err(|error| Refusal::invalid("spec.variants", error))?;
     }
-    uploaded(plane, "evaluation", spec.evaluation.as_ref().required("spec.evaluation")?).await?;
+    uploaded(
+        plane,
+        "evaluation",
+        spec.evaluation.as_ref().required("spec.evaluation")?,
+    )
+    .await?;
     if let Some(probes) = &spec.probes {
         uploaded(plane, "probes", probes).await?;
     }
-    let model = model.as_str().parse().map_err(|error| Refusal::invalid("spec.model", error))?;
+    let model = model
+        .as_str()
+        .parse()
+        .map_err(|error| Refusal::invalid("spec.model", error))?;
     start(plane, &name, &model, job_record::Work::Import(spec), None).await
 }
 
@@ -74,16 +107,27 @@ pub(crate) async fn start_import(plane: &ControlPlane, spec: ImportSpec) -> Resu
 pub(crate) async fn start_federated(plane: &ControlPlane, spec: FederatedJobSpec) -> Result<Job, Refusal> {
     let name = super::name("spec.job", &spec.job)?;
     check(&spec)?;
-    uploaded(plane, "evaluation", spec.evaluation.as_ref().required("spec.evaluation")?).await?;
-    let deployment = DeploymentName::new(spec.deployment.as_str()).map_err(|error| Refusal::invalid("spec.deployment", error))?;
+    uploaded(
+        plane,
+        "evaluation",
+        spec.evaluation.as_ref().required("spec.evaluation")?,
+    )
+    .await?;
+    let deployment =
+        DeploymentName::new(spec.deployment.as_str()).map_err(|error| Refusal::invalid("spec.deployment", error))?;
     let base = {
         let records = plane.mirror.read();
         let known = records.deployments.contains_key(&deployment);
-        let current = records.deployment_status.get(&deployment).map(|status| status.current_manifest.clone());
+        let current = records
+            .deployment_status
+            .get(&deployment)
+            .map(|status| status.current_manifest.clone());
         match current.filter(|current| !current.is_empty()) {
             Some(current) => release_record(&records, &current)?,
             None if known => {
-                return Err(Refusal::Unready(format!("{deployment} runs no release yet: wait for its rollout to complete")));
+                return Err(Refusal::Unready(format!(
+                    "{deployment} runs no release yet: wait for its rollout to complete"
+                )));
             }
             None => return Err(Refusal::missing("deployment", &deployment)),
         }
@@ -95,19 +139,52 @@ pub(crate) async fn start_federated(plane: &ControlPlane, spec: FederatedJobSpec
 
 fn check(spec: &FederatedJobSpec) -> Result<(), Refusal> {
     if spec.epsilon == 0.0 && spec.delta == 0.0 {
-        return Err(Refusal::invalid("spec.epsilon", "a federated job needs a privacy budget: epsilon above 0 and delta in (0, 1)"));
+        return Err(Refusal::invalid(
+            "spec.epsilon",
+            "a federated job needs a privacy budget: epsilon above 0 and delta in (0, 1)",
+        ));
     }
     real("epsilon", spec.epsilon, spec.epsilon > 0.0, "a finite number above 0")?;
-    real("delta", spec.delta, spec.delta > 0.0 && spec.delta < 1.0, "a number above 0 and below 1")?;
+    real(
+        "delta",
+        spec.delta,
+        spec.delta > 0.0 && spec.delta < 1.0,
+        "a number above 0 and below 1",
+    )?;
     number("rounds", spec.rounds, 1, MAX_ROUNDS)?;
     number("rank", spec.rank, 1, LORA_RANK_MAX)?;
-    real("alpha", f64::from(spec.alpha), spec.alpha > 0.0, "a finite number above 0")?;
+    real(
+        "alpha",
+        f64::from(spec.alpha),
+        spec.alpha > 0.0,
+        "a finite number above 0",
+    )?;
     number("steps_per_round", spec.steps_per_round, 1, STEPS_PER_ROUND_MAX)?;
-    real("sampling_rate", spec.sampling_rate, spec.sampling_rate > 0.0 && spec.sampling_rate <= 1.0, "a rate in (0, 1]")?;
-    real("clip_norm", spec.clip_norm, spec.clip_norm > 0.0, "a finite number above 0")?;
-    real("noise_multiplier", spec.noise_multiplier, spec.noise_multiplier >= 0.0, "0, or a finite number above it")?;
+    real(
+        "sampling_rate",
+        spec.sampling_rate,
+        spec.sampling_rate > 0.0 && spec.sampling_rate <= 1.0,
+        "a rate in (0, 1]",
+    )?;
+    real(
+        "clip_norm",
+        spec.clip_norm,
+        spec.clip_norm > 0.0,
+        "a finite number above 0",
+    )?;
+    real(
+        "noise_multiplier",
+        spec.noise_multiplier,
+        spec.noise_multiplier >= 0.0,
+        "0, or a finite number above it",
+    )?;
     number("examples_per_device", spec.examples_per_device, 1, u32::MAX)?;
-    real("learning_rate", spec.learning_rate, spec.learning_rate >= 0.0, "a finite number of at least 0")?;
+    real(
+        "learning_rate",
+        spec.learning_rate,
+        spec.learning_rate >= 0.0,
+        "a finite number of at least 0",
+    )?;
     number("max_sequence_tokens", spec.max_sequence_tokens, 1, SEQUENCE_TOKENS_MAX)?;
     number("cohort", spec.cohort, 1, MAX_COHORT)?;
     number("quorum", spec.quorum, 1, spec.cohort)?;
@@ -116,7 +193,12 @@ fn check(spec: &FederatedJobSpec) -> Result<(), Refusal> {
     number("round_deadline_ms", spec.round_deadline_ms, 1, longest)?;
     let gate = spec.gate.required("spec.gate")?;
     real("gate.min_loss_gain", gate.min_loss_gain, true, "a finite number")?;
-    real("gate.min_exact_match_gain", gate.min_exact_match_gain, true, "a finite number")
+    real(
+        "gate.min_exact_match_gain",
+        gate.min_exact_match_gain,
+        true,
+        "a finite number",
+    )
 }
 
 /// Writes the job and reserves the number of the release that it will become.
@@ -136,7 +218,12 @@ async fn start(
                 let status: Option<JobStatusRecord> = change.read(&plane.keys.job_status(name)).await?;
                 return Ok(view::job(name, &held, &status.unwrap_or_default()));
             }
-            Some(_) => return Err(Refusal::Exists { what: "job", name: name.to_string() }),
+            Some(_) => {
+                return Err(Refusal::Exists {
+                    what: "job",
+                    name: name.to_string(),
+                });
+            }
             None => {}
         }
         let mut numbers: ModelRecord = change.read(&plane.keys.model(model)).await?.unwrap_or_default();
@@ -153,7 +240,10 @@ async fn start(
             base_manifest_sha256,
         };
         change.put(plane.keys.job(name), &mut record);
-        let mut status = JobStatusRecord { updated_unix_ms: now, ..JobStatusRecord::default() };
+        let mut status = JobStatusRecord {
+            updated_unix_ms: now,
+            ..JobStatusRecord::default()
+        };
         status.set_stage(JobStage::Waiting);
         change.put(plane.keys.job_status(name), &mut status);
         (record, status)
@@ -194,23 +284,76 @@ mod tests {
     #[test]
     fn a_job_that_cannot_work_is_refused_with_its_field() {
         assert!(check(&valid()).is_ok());
-        assert!(check(&FederatedJobSpec { learning_rate: 0.0, noise_multiplier: 50.0, ..valid() }).is_ok());
+        assert!(
+            check(&FederatedJobSpec {
+                learning_rate: 0.0,
+                noise_multiplier: 50.0,
+                ..valid()
+            })
+            .is_ok()
+        );
         let cases: [(&str, FederatedJobSpec); 11] = [
-            ("spec.epsilon", FederatedJobSpec { epsilon: 0.0, delta: 0.0, ..valid() }),
-            ("spec.epsilon", FederatedJobSpec { epsilon: f64::NAN, ..valid() }),
-            ("spec.epsilon", FederatedJobSpec { epsilon: f64::INFINITY, ..valid() }),
+            (
+                "spec.epsilon",
+                FederatedJobSpec {
+                    epsilon: 0.0,
+                    delta: 0.0,
+                    ..valid()
+                },
+            ),
+            (
+                "spec.epsilon",
+                FederatedJobSpec {
+                    epsilon: f64::NAN,
+                    ..valid()
+                },
+            ),
+            (
+                "spec.epsilon",
+                FederatedJobSpec {
+                    epsilon: f64::INFINITY,
+                    ..valid()
+                },
+            ),
             ("spec.delta", FederatedJobSpec { delta: 1.0, ..valid() }),
             ("spec.rounds", FederatedJobSpec { rounds: 0, ..valid() }),
-            ("spec.sampling_rate", FederatedJobSpec { sampling_rate: 1.1, ..valid() }),
-            ("spec.clip_norm", FederatedJobSpec { clip_norm: 0.0, ..valid() }),
+            (
+                "spec.sampling_rate",
+                FederatedJobSpec {
+                    sampling_rate: 1.1,
+                    ..valid()
+                },
+            ),
+            (
+                "spec.clip_norm",
+                FederatedJobSpec {
+                    clip_norm: 0.0,
+                    ..valid()
+                },
+            ),
             ("spec.quorum", FederatedJobSpec { quorum: 6, ..valid() }),
-            ("spec.cohort", FederatedJobSpec { cohort: MAX_COHORT + 1, ..valid() }),
-            ("spec.round_deadline_ms", FederatedJobSpec { round_deadline_ms: 0, ..valid() }),
+            (
+                "spec.cohort",
+                FederatedJobSpec {
+                    cohort: MAX_COHORT + 1,
+                    ..valid()
+                },
+            ),
+            (
+                "spec.round_deadline_ms",
+                FederatedJobSpec {
+                    round_deadline_ms: 0,
+                    ..valid()
+                },
+            ),
             ("spec.gate", FederatedJobSpec { gate: None, ..valid() }),
         ];
         for (field, spec) in cases {
             let refusal = check(&spec).unwrap_err();
-            assert!(matches!(&refusal, Refusal::Invalid { field: found, .. } if found == field), "{field}: {refusal}");
+            assert!(
+                matches!(&refusal, Refusal::Invalid { field: found, .. } if found == field),
+                "{field}: {refusal}"
+            );
         }
     }
 }

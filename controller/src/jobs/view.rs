@@ -2,7 +2,8 @@
 
 use fieldfare_fleet::JobName;
 use fieldfare_proto::v1::{
-    ImportProgress, ImportStage, Job, JobKind, JobRecord, JobStage, JobStatusRecord, Trainer, job_record, work_checkpoint,
+    ImportProgress, ImportStage, Job, JobKind, JobRecord, JobStage, JobStatusRecord, Trainer, job_record,
+    work_checkpoint,
 };
 
 use crate::clock::unix_ms;
@@ -11,7 +12,10 @@ use crate::refusal::Refusal;
 
 /// Whether nothing more happens to a job.
 pub(crate) fn is_over(stage: JobStage) -> bool {
-    matches!(stage, JobStage::Succeeded | JobStage::Refused | JobStage::Failed | JobStage::Cancelled)
+    matches!(
+        stage,
+        JobStage::Succeeded | JobStage::Refused | JobStage::Failed | JobStage::Cancelled
+    )
 }
 
 /// One job, from its records.
@@ -45,7 +49,8 @@ pub(super) fn job(name: &JobName, record: &JobRecord, status: &JobStatusRecord) 
 }
 
 fn progress(status: &JobStatusRecord) -> Option<ImportProgress> {
-    let Some(work_checkpoint::Work::Import(checkpoint)) = status.checkpoint.as_ref().and_then(|c| c.work.as_ref()) else {
+    let Some(work_checkpoint::Work::Import(checkpoint)) = status.checkpoint.as_ref().and_then(|c| c.work.as_ref())
+    else {
         return None;
     };
     let stage = match checkpoint.stage() {
@@ -55,21 +60,33 @@ fn progress(status: &JobStatusRecord) -> Option<ImportProgress> {
         ImportStage::Evaluating => "evaluating",
         ImportStage::Proposed => "proposed",
     };
-    Some(ImportProgress { stage: stage.to_owned(), done: checkpoint.done, total: checkpoint.total })
+    Some(ImportProgress {
+        stage: stage.to_owned(),
+        done: checkpoint.done,
+        total: checkpoint.total,
+    })
 }
 
 /// Every job, by its name.
 pub(crate) fn list(plane: &ControlPlane) -> Vec<Job> {
     let records = plane.mirror.read();
     let status = |name: &JobName| records.job_status.get(name).cloned().unwrap_or_default();
-    records.jobs.iter().map(|(name, record)| job(name, record, &status(name))).collect()
+    records
+        .jobs
+        .iter()
+        .map(|(name, record)| job(name, record, &status(name)))
+        .collect()
 }
 
 /// One job.
 pub(crate) fn get(plane: &ControlPlane, name: &JobName) -> Result<Job, Refusal> {
     let records = plane.mirror.read();
     let record = records.jobs.get(name).ok_or_else(|| Refusal::missing("job", name))?;
-    Ok(job(name, record, &records.job_status.get(name).cloned().unwrap_or_default()))
+    Ok(job(
+        name,
+        record,
+        &records.job_status.get(name).cloned().unwrap_or_default(),
+    ))
 }
 
 /// Every trainer that is enrolled.

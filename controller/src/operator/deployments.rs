@@ -4,8 +4,8 @@ use fieldfare_fleet::rollout::{Phase, RolloutPolicy, RolloutStart, RolloutState}
 use fieldfare_fleet::{DeploymentName, Generation, ReleaseId, Selector};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
-    ApplyDeploymentRequest, Deployment, DeploymentRecord, DeploymentSpec, DeploymentStatusRecord, OwnerKind, OwnerRecord,
-    ReleaseRecord, ReleaseStanding, RolloutRecord,
+    ApplyDeploymentRequest, Deployment, DeploymentRecord, DeploymentSpec, DeploymentStatusRecord, OwnerKind,
+    OwnerRecord, ReleaseRecord, ReleaseStanding, RolloutRecord,
 };
 use fieldfare_tls::OperatorName;
 
@@ -30,25 +30,36 @@ struct Checked {
 }
 
 fn check(plane: &ControlPlane, spec: &DeploymentSpec) -> Result<Checked, Refusal> {
-    spec.selector.parse::<Selector>().map_err(|error| Refusal::invalid("spec.selector", error))?;
+    spec.selector
+        .parse::<Selector>()
+        .map_err(|error| Refusal::invalid("spec.selector", error))?;
     requirements(spec.requirements)?;
     let policy = spec.policy.clone().required("spec.policy")?;
     let policy = RolloutPolicy::try_from(policy).map_err(|error| error.within("spec.policy"))?;
     let release = release_id(&spec.manifest_target)?;
     if release.model.as_str() != spec.model {
-        let expected = format!("is {:?}, but {} is a release of {}", spec.model, spec.manifest_target, release.model);
+        let expected = format!(
+            "is {:?}, but {} is a release of {}",
+            spec.model, spec.manifest_target, release.model
+        );
         return Err(Refusal::invalid("spec.model", expected));
     }
     let record: ReleaseRecord = release_record(&plane.mirror.read(), &spec.manifest_target)?;
     match record.standing() {
         ReleaseStanding::Published => Ok(Checked { release, policy }),
-        ReleaseStanding::Proposed => Err(Refusal::Unready(format!("{release} is proposed and not signed yet: publish it first"))),
+        ReleaseStanding::Proposed => Err(Refusal::Unready(format!(
+            "{release} is proposed and not signed yet: publish it first"
+        ))),
         _ => Err(Refusal::Unready(format!("{release} was withdrawn"))),
     }
 }
 
 /// Creates or replaces a deployment. A new release starts a rollout.
-pub(super) async fn apply(plane: &ControlPlane, by: &OperatorName, request: ApplyDeploymentRequest) -> Result<Deployment, Refusal> {
+pub(super) async fn apply(
+    plane: &ControlPlane,
+    by: &OperatorName,
+    request: ApplyDeploymentRequest,
+) -> Result<Deployment, Refusal> {
     let name = name("name", &request.name)?;
     let spec = request.spec.required("spec")?;
     let checked = check(plane, &spec)?;
@@ -56,8 +67,14 @@ pub(super) async fn apply(plane: &ControlPlane, by: &OperatorName, request: Appl
         own(plane, &mut change, &name).await?;
         let held: Option<DeploymentRecord> = change.read(&plane.keys.deployment(&name)).await?;
         let generation = held.as_ref().map_or(Generation::ZERO, Record::generation);
-        if let Some(expected) = request.expected.map(Generation::from).filter(|expected| *expected != generation) {
-            return Err(Refusal::Stale(format!("{name} is at generation {generation}, expected was {expected}")));
+        if let Some(expected) = request
+            .expected
+            .map(Generation::from)
+            .filter(|expected| *expected != generation)
+        {
+            return Err(Refusal::Stale(format!(
+                "{name} is at generation {generation}, expected was {expected}"
+            )));
         }
         let before = held.as_ref().and_then(|record| record.spec.as_ref());
         if before != Some(&spec) {
@@ -90,9 +107,9 @@ pub(super) async fn apply(plane: &ControlPlane, by: &OperatorName, request: Appl
 async fn own(plane: &ControlPlane, change: &mut Change<'_>, name: &DeploymentName) -> Result<(), Refusal> {
     let key = plane.keys.deployment_owner(name);
     match change.read::<OwnerRecord>(&key).await? {
-        Some(owner) if owner.kind() == OwnerKind::Kubernetes => {
-            Err(Refusal::Unready(format!("{name} is managed by a Kubernetes resource: change that one")))
-        }
+        Some(owner) if owner.kind() == OwnerKind::Kubernetes => Err(Refusal::Unready(format!(
+            "{name} is managed by a Kubernetes resource: change that one"
+        ))),
         Some(_) => Ok(()),
         None => {
             let mut owner = OwnerRecord::default();
@@ -116,26 +133,40 @@ fn next_rollout(
     let last = held.as_ref().map(state_of).transpose().map_err(unreadable)?;
     if let Some(before) = before.filter(|before| before.manifest_target == spec.manifest_target) {
         if before.requirements != spec.requirements {
-            let expected = "devices keep the variant of a release that they run: change requirements together with the release";
+            let expected =
+                "devices keep the variant of a release that they run: change requirements together with the release";
             return Err(Refusal::invalid("spec.requirements", expected));
         }
-        let went_back = last.as_ref().is_some_and(|state| matches!(state.phase, Phase::RolledBack { .. } | Phase::Aborted { .. }));
+        let went_back = last
+            .as_ref()
+            .is_some_and(|state| matches!(state.phase, Phase::RolledBack { .. } | Phase::Aborted { .. }));
         if !went_back {
             return Ok(None);
         }
     }
     if let Some(state) = last.as_ref().filter(|state| !state.phase.is_over()) {
-        let running = format!("the rollout of {} to {name} is {}: wait for its end, roll it back or abort it", state.release, state.phase.name());
+        let running = format!(
+            "the rollout of {} to {name} is {}: wait for its end, roll it back or abort it",
+            state.release,
+            state.phase.name()
+        );
         return Err(Refusal::Unready(running));
     }
     let seed = u64::from_le_bytes(random_bytes()?);
     let start = start(name, checked, seed, last.as_ref());
     let from_manifest = match (&held, &last) {
-        (Some(held), Some(RolloutState { phase: Phase::Completed { .. }, .. })) => held.to_manifest.clone(),
+        (
+            Some(held),
+            Some(RolloutState {
+                phase: Phase::Completed { .. },
+                ..
+            }),
+        ) => held.to_manifest.clone(),
         (Some(held), _) => held.from_manifest.clone(),
         (None, _) => String::new(),
     };
-    let state = RolloutState::begin(start, plane.clock.now()).map_err(|error| Refusal::invalid("spec.policy", error))?;
+    let state =
+        RolloutState::begin(start, plane.clock.now()).map_err(|error| Refusal::invalid("spec.policy", error))?;
     let now = plane.unix_ms();
     Ok(Some(RolloutRecord {
         generation: held.and_then(|held| held.generation),
@@ -154,7 +185,9 @@ fn next_rollout(
 fn start(name: &DeploymentName, checked: &Checked, seed: u64, last: Option<&RolloutState>) -> RolloutStart {
     let (previous, previous_assignment) = match last {
         None => (None, Generation::ZERO),
-        Some(state) if matches!(state.phase, Phase::Completed { .. }) => (Some(state.release.clone()), state.assignment),
+        Some(state) if matches!(state.phase, Phase::Completed { .. }) => {
+            (Some(state.release.clone()), state.assignment)
+        }
         Some(state) => (state.previous.clone(), state.previous_assignment),
     };
     RolloutStart {
@@ -179,13 +212,21 @@ fn deployment(name: &DeploymentName, record: &DeploymentRecord, status: Option<&
 }
 
 fn show(records: &Records, name: &DeploymentName) -> Option<Deployment> {
-    Some(deployment(name, records.deployments.get(name)?, records.deployment_status.get(name)))
+    Some(deployment(
+        name,
+        records.deployments.get(name)?,
+        records.deployment_status.get(name),
+    ))
 }
 
 /// Every deployment.
 pub(super) fn list(plane: &ControlPlane) -> Vec<Deployment> {
     let records = plane.mirror.read();
-    records.deployments.keys().filter_map(|name| show(&records, name)).collect()
+    records
+        .deployments
+        .keys()
+        .filter_map(|name| show(&records, name))
+        .collect()
 }
 
 /// One deployment.

@@ -25,7 +25,11 @@ fn parse_selector(text: &str) -> Result<Selector, Refusal> {
 /// The device with this id, or the only one with this name.
 pub(super) fn find(records: &Records, text: &str) -> Result<DeviceId, Refusal> {
     if let Ok(id) = text.parse::<DeviceId>() {
-        return if records.devices.contains_key(&id) { Ok(id) } else { Err(Refusal::missing("device", text)) };
+        return if records.devices.contains_key(&id) {
+            Ok(id)
+        } else {
+            Err(Refusal::missing("device", text))
+        };
     }
     let live = |record: &DeviceRecord| record.standing() != DeviceStanding::Revoked;
     let named = records.devices.iter().filter(|(_, record)| record.name == text);
@@ -37,7 +41,10 @@ pub(super) fn find(records: &Records, text: &str) -> Result<DeviceId, Refusal> {
         [(id, _)] => Ok(**id),
         several => {
             let ids: Vec<String> = several.iter().map(|(id, _)| id.to_string()).collect();
-            Err(Refusal::invalid("device", format!("{text:?} is the name of several devices: {}", ids.join(", "))))
+            Err(Refusal::invalid(
+                "device",
+                format!("{text:?} is the name of several devices: {}", ids.join(", ")),
+            ))
         }
     }
 }
@@ -53,7 +60,11 @@ fn device(plane: &ControlPlane, records: &Records, id: DeviceId, record: &Device
     let status = records.device_status.get(&id);
     let sign = plane.presence.of(id);
     let stored = status.and_then(|status| status.observed.clone());
-    let observed = sign.as_ref().and_then(|sign| sign.observed.clone()).or(stored).unwrap_or_default();
+    let observed = sign
+        .as_ref()
+        .and_then(|sign| sign.observed.clone())
+        .or(stored)
+        .unwrap_or_default();
     let changed = status.map_or(record.enrolled_unix_ms, |status| status.changed_unix_ms);
     Device {
         id: id.to_string(),
@@ -105,36 +116,66 @@ pub(super) fn list(plane: &ControlPlane, request: &ListDevicesRequest) -> Result
     };
     let after = match request.page_token.as_str() {
         "" => None,
-        token => Some(token.parse::<DeviceId>().map_err(|_| Refusal::invalid("page_token", "is not one of ListDevices"))?),
+        token => Some(
+            token
+                .parse::<DeviceId>()
+                .map_err(|_| Refusal::invalid("page_token", "is not one of ListDevices"))?,
+        ),
     };
     let records = plane.mirror.read();
     let meant = |id: &DeviceId, record: &DeviceRecord| {
         Labels::new(labels(record, records.device_status.get(id))).is_ok_and(|labels| chosen.matches(&labels))
     };
-    let rest = records.devices.iter().filter(|(id, record)| after.is_none_or(|after| **id > after) && meant(id, record));
-    let mut page: Vec<Device> = rest.take(size + 1).map(|(id, record)| device(plane, &records, *id, record)).collect();
+    let rest = records
+        .devices
+        .iter()
+        .filter(|(id, record)| after.is_none_or(|after| **id > after) && meant(id, record));
+    let mut page: Vec<Device> = rest
+        .take(size + 1)
+        .map(|(id, record)| device(plane, &records, *id, record))
+        .collect();
     let more = page.len() > size;
     page.truncate(size);
-    let next_page_token = page.last().filter(|_| more).map(|device| device.id.clone()).unwrap_or_default();
-    Ok(ListDevicesResponse { devices: page, next_page_token })
+    let next_page_token = page
+        .last()
+        .filter(|_| more)
+        .map(|device| device.id.clone())
+        .unwrap_or_default();
+    Ok(ListDevicesResponse {
+        devices: page,
+        next_page_token,
+    })
 }
 
 /// Why a device is, or is not, on its target in each deployment that means it.
-pub(super) async fn explain(plane: &ControlPlane, rollouts: &Rollouts, text: &str) -> Result<ExplainDeviceResponse, Refusal> {
+pub(super) async fn explain(
+    plane: &ControlPlane,
+    rollouts: &Rollouts,
+    text: &str,
+) -> Result<ExplainDeviceResponse, Refusal> {
     let id = find(&plane.mirror.read(), text)?;
     let shown = show(plane, id)?;
     let specs: Vec<_> = {
         let records = plane.mirror.read();
-        records.deployments.iter().map(|(name, record)| (name.clone(), record.spec.clone())).collect()
+        records
+            .deployments
+            .iter()
+            .map(|(name, record)| (name.clone(), record.spec.clone()))
+            .collect()
     };
     let mut deployments = Vec::new();
     for (name, spec) in specs {
         let Some(spec) = spec else { continue };
-        let mut explanation = DeploymentExplanation { deployment: name.to_string(), ..DeploymentExplanation::default() };
+        let mut explanation = DeploymentExplanation {
+            deployment: name.to_string(),
+            ..DeploymentExplanation::default()
+        };
         let member = Member::of(id, &plane.mirror.read());
         let mismatch = match (&member, selector(Some(&spec))) {
             (None, _) => Some("the device is not enrolled, or has no profile".to_owned()),
-            (Some(member), Some(chosen)) => chosen.first_mismatch(&member.labels).map(|term| format!("{term} does not hold")),
+            (Some(member), Some(chosen)) => chosen
+                .first_mismatch(&member.labels)
+                .map(|term| format!("{term} does not hold")),
             (Some(_), None) => Some("the selector cannot be read".to_owned()),
         };
         match (mismatch, member) {
@@ -144,8 +185,8 @@ pub(super) async fn explain(plane: &ControlPlane, rollouts: &Rollouts, text: &st
                 explanation.summary = found.to_string();
                 explanation.code = status::explanation_code(&found).to_owned();
                 explanation.target_manifest.clone_from(&spec.manifest_target);
-                explanation.target_variant = placement.chosen.as_ref().map(ToString::to_string).unwrap_or_default();
-                explanation.placement = Some(v1::PlacementReport::from(&placement));
+                explanation.target_variant.clone_from(&placement.chosen);
+                explanation.placement = Some(placement);
             }
             (mismatch, _) => {
                 explanation.summary = format!("not selected: {}", mismatch.unwrap_or_default());
@@ -154,21 +195,33 @@ pub(super) async fn explain(plane: &ControlPlane, rollouts: &Rollouts, text: &st
         }
         deployments.push(explanation);
     }
-    Ok(ExplainDeviceResponse { device: Some(shown), deployments })
+    Ok(ExplainDeviceResponse {
+        device: Some(shown),
+        deployments,
+    })
 }
 
 /// Which variant each selected device would run.
-pub(super) async fn plan(plane: &ControlPlane, request: PlanPlacementRequest) -> Result<PlanPlacementResponse, Refusal> {
+pub(super) async fn plan(
+    plane: &ControlPlane,
+    request: PlanPlacementRequest,
+) -> Result<PlanPlacementResponse, Refusal> {
     let chosen = parse_selector(&request.selector)?;
     let placement = Placement::of(plane, &request.manifest_target, requirements(request.requirements)?).await?;
     let records = plane.mirror.read();
     let devices = members(&records, &chosen).into_iter().map(|member| DevicePlacement {
         device_id: member.id.to_string(),
-        name: records.devices.get(&member.id).map(|record| record.name.clone()).unwrap_or_default(),
-        report: Some(v1::PlacementReport::from(&placement.report(&member.class))),
+        name: records
+            .devices
+            .get(&member.id)
+            .map(|record| record.name.clone())
+            .unwrap_or_default(),
+        report: Some(placement.report(&member.class)),
         profile: Some(v1::CapabilityProfile::from(&member.profile)),
     });
-    Ok(PlanPlacementResponse { devices: devices.collect() })
+    Ok(PlanPlacementResponse {
+        devices: devices.collect(),
+    })
 }
 
 /// Lets a pending device in.
@@ -183,7 +236,11 @@ pub(super) async fn approve(plane: &ControlPlane, text: &str) -> Result<Device, 
                 change.put(plane.keys.device(id), &mut record);
             }
             DeviceStanding::Enrolled => {}
-            _ => return Err(Refusal::Unready(format!("device {id} is revoked and stays so: enrol it anew with another key"))),
+            _ => {
+                return Err(Refusal::Unready(format!(
+                    "device {id} is revoked and stays so: enrol it anew with another key"
+                )));
+            }
         }
         record
     });

@@ -25,13 +25,21 @@ pub(super) async fn fleet(plane: &ControlPlane) -> Result<Fleet, Refusal> {
 
 /// The current signed metadata.
 pub(super) async fn repository(plane: &ControlPlane) -> Result<Repository, Refusal> {
-    let Some(current) = plane.releases.load().await? else { return Ok(Repository::default()) };
-    let snapshot = current.files().into_iter().find(|file| file.name.ends_with(".snapshot.json"));
+    let Some(current) = plane.releases.current().await? else {
+        return Ok(Repository::default());
+    };
+    let snapshot = current
+        .files()
+        .into_iter()
+        .find(|file| file.name.ends_with(".snapshot.json"));
     Ok(Repository {
         root: current.root().bytes().to_vec(),
         targets: current.targets().map(|file| file.bytes().to_vec()).unwrap_or_default(),
         snapshot: snapshot.map(|file| file.bytes).unwrap_or_default(),
-        timestamp: current.timestamp().map(|file| file.bytes().to_vec()).unwrap_or_default(),
+        timestamp: current
+            .timestamp()
+            .map(|file| file.bytes().to_vec())
+            .unwrap_or_default(),
     })
 }
 
@@ -50,12 +58,19 @@ async fn release(plane: &ControlPlane, id: ReleaseId, record: ReleaseRecord) -> 
 pub(super) async fn list(plane: &ControlPlane, model: &str) -> Result<Vec<Release>, Refusal> {
     let found: Vec<_> = {
         let records = plane.mirror.read();
-        let all = records.releases.iter().filter(|((of, _), _)| model.is_empty() || of.as_str() == model);
-        all.map(|((of, number), record)| (of.clone(), *number, record.clone())).collect()
+        let all = records
+            .releases
+            .iter()
+            .filter(|((of, _), _)| model.is_empty() || of.as_str() == model);
+        all.map(|((of, number), record)| (of.clone(), *number, record.clone()))
+            .collect()
     };
     let mut releases = Vec::with_capacity(found.len());
     for (model, number, record) in found {
-        let id = ReleaseId { model, number: fieldfare_fleet::ReleaseNumber(number) };
+        let id = ReleaseId {
+            model,
+            number: fieldfare_fleet::ReleaseNumber(number),
+        };
         releases.push(release(plane, id, record).await?);
     }
     Ok(releases)
@@ -67,7 +82,9 @@ pub(super) async fn get(plane: &ControlPlane, text: &str) -> Result<Release, Ref
     let asked = match (release_id(text), text.split_once(':')) {
         (Ok(id), _) => (id.model, Some(id.number.0)),
         (Err(_), Some((model, number))) => {
-            let number = number.parse().map_err(|_| Refusal::invalid("release", format!("{number:?} is no release number")))?;
+            let number = number
+                .parse()
+                .map_err(|_| Refusal::invalid("release", format!("{number:?} is no release number")))?;
             (model_name(model)?, Some(number))
         }
         (Err(_), None) => (model_name(text)?, None),
@@ -79,10 +96,15 @@ pub(super) async fn get(plane: &ControlPlane, text: &str) -> Result<Release, Ref
             Some(wanted) => *number == wanted,
             None => record.standing() == ReleaseStanding::Published,
         });
-        fitting.next_back().map(|((_, number), record)| (*number, record.clone()))
+        fitting
+            .next_back()
+            .map(|((_, number), record)| (*number, record.clone()))
     };
     let (number, record) = found.ok_or_else(missing)?;
-    let id = ReleaseId { model: asked.0, number: fieldfare_fleet::ReleaseNumber(number) };
+    let id = ReleaseId {
+        model: asked.0,
+        number: fieldfare_fleet::ReleaseNumber(number),
+    };
     release(plane, id, record).await
 }
 

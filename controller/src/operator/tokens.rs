@@ -14,7 +14,10 @@ use crate::refusal::Refusal;
 /// Makes a token from the hash of a secret that the caller drew.
 pub(super) async fn create(plane: &ControlPlane, request: CreateTokenRequest) -> Result<Token, Refusal> {
     let hash: [u8; 32] = request.secret_hash.as_slice().try_into().map_err(|_| {
-        Refusal::invalid("secret_hash", format!("has {} bytes, expected the 32 of SHA-256", request.secret_hash.len()))
+        Refusal::invalid(
+            "secret_hash",
+            format!("has {} bytes, expected the 32 of SHA-256", request.secret_hash.len()),
+        )
     })?;
     let name = TenantName::new(request.name.as_str()).map_err(|error| Refusal::invalid("name", error))?;
     if request.role() == TokenRole::Unspecified {
@@ -22,10 +25,16 @@ pub(super) async fn create(plane: &ControlPlane, request: CreateTokenRequest) ->
     }
     let uses = request.uses.max(1);
     if uses > TOKEN_USES_MAX {
-        return Err(Refusal::invalid("uses", format!("is {uses}, at most {TOKEN_USES_MAX} are accepted")));
+        return Err(Refusal::invalid(
+            "uses",
+            format!("is {uses}, at most {TOKEN_USES_MAX} are accepted"),
+        ));
     }
     if request.role() != TokenRole::Device && (request.require_approval || !request.labels.is_empty()) {
-        return Err(Refusal::invalid("role", "labels and approval are for tokens of devices"));
+        return Err(Refusal::invalid(
+            "role",
+            "labels and approval are for tokens of devices",
+        ));
     }
     let labels = Labels::new(request.labels.clone()).map_err(|error| Refusal::invalid("labels", error))?;
     let lifetime = lifetime(request.lifetime_ms)?;
@@ -34,7 +43,10 @@ pub(super) async fn create(plane: &ControlPlane, request: CreateTokenRequest) ->
     let record = attempt!("the token", plane.records, change, {
         let key = plane.keys.token(&id);
         if change.read::<TokenRecord>(&key).await?.is_some() {
-            return Err(Refusal::Exists { what: "token", name: id.to_string() });
+            return Err(Refusal::Exists {
+                what: "token",
+                name: id.to_string(),
+            });
         }
         let mut record = TokenRecord {
             generation: None,
@@ -55,7 +67,11 @@ pub(super) async fn create(plane: &ControlPlane, request: CreateTokenRequest) ->
 }
 
 fn lifetime(ms: u64) -> Result<Duration, Refusal> {
-    let lifetime = if ms == 0 { TOKEN_LIFETIME_DEFAULT } else { Duration::from_millis(ms) };
+    let lifetime = if ms == 0 {
+        TOKEN_LIFETIME_DEFAULT
+    } else {
+        Duration::from_millis(ms)
+    };
     if lifetime > TOKEN_LIFETIME_MAX {
         let expected = format!("is {ms} ms, at most {} ms are accepted", TOKEN_LIFETIME_MAX.as_millis());
         return Err(Refusal::invalid("lifetime_ms", expected));
@@ -81,12 +97,16 @@ fn token(id: String, record: TokenRecord) -> Token {
 pub(super) async fn list(plane: &ControlPlane) -> Result<Vec<Token>, Refusal> {
     let prefix = plane.keys.tokens();
     let records = plane.records.list::<TokenRecord>(&prefix).await?;
-    Ok(records.into_iter().map(|(key, record)| token(key.below(&prefix).unwrap_or_default().to_owned(), record)).collect())
+    Ok(records
+        .into_iter()
+        .map(|(key, record)| token(key.below(&prefix).unwrap_or_default().to_owned(), record))
+        .collect())
 }
 
 /// Ends a token. What it enrolled stays enrolled.
 pub(super) async fn revoke(plane: &ControlPlane, id: &str) -> Result<(), Refusal> {
-    let parsed = TokenId::parse(id).ok_or_else(|| Refusal::invalid("id", "expected the 32 hexadecimal digits of a token's id"))?;
+    let parsed = TokenId::parse(id)
+        .ok_or_else(|| Refusal::invalid("id", "expected the 32 hexadecimal digits of a token's id"))?;
     let key = plane.keys.token(&parsed);
     attempt!("the token", plane.records, change, {
         let record: Option<TokenRecord> = change.read(&key).await?;

@@ -26,7 +26,12 @@ struct Watching<T> {
 impl<T: PartialEq + Clone> Watching<T> {
     fn new(plane: Arc<ControlPlane>, topics: [Topic; 2]) -> Self {
         let news = topics.map(|topic| plane.mirror.subscribe(topic));
-        Self { plane, news, told: None, over: false }
+        Self {
+            plane,
+            news,
+            told: None,
+            over: false,
+        }
     }
 
     /// Ends at news, or after a while: some things change by time alone.

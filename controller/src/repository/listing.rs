@@ -10,6 +10,7 @@ use fieldfare_release::{ReleaseManifest, Sha256Digest, TargetKind, TargetName};
 
 use super::{ReleaseRepository, manifests, refused};
 use crate::clock::unix_ms;
+use crate::jobs::HeldClaim;
 use crate::records::{Change, attempt};
 use crate::refusal::{Refusal, chain};
 
@@ -30,7 +31,9 @@ impl ReleaseRepository {
             }
             let before = repository.targets().map(|file| file.payload().clone());
             repository.accept_targets(bytes).map_err(refused("targets"))?;
-            let releases = self.check_listing(&repository, None, before.as_ref(), manifests).await?;
+            let releases = self
+                .check_listing(&repository, None, before.as_ref(), manifests)
+                .await?;
             self.withdraw(&mut change, &repository, before.as_ref()).await?;
             self.enter(&mut change, releases, None).await?;
             self.sign(&mut repository)?;
@@ -42,28 +45,31 @@ impl ReleaseRepository {
     }
 
     /// Takes the next metadata of the role that a trainer signs adapter releases of a model with, and the one manifest that
-    /// it newly lists. `fence` adds the caller's conditions to the commit.
-    pub async fn publish_delegated(
+    /// it newly lists, if the claim is still the current one at the commit.
+    pub(crate) async fn publish_delegated(
         &self,
         target: &TargetName,
         manifest: &[u8],
         bytes: &[u8],
-        job: &JobName,
-        fence: &(impl AsyncFence + Sync),
+        claim: &HeldClaim,
     ) -> Result<(), Refusal> {
         let role = adapter_role(target.model());
         let manifests = BTreeMap::from([(target.to_string(), manifest.to_vec())]);
         attempt!("the release repository", self.records, change, {
-            fence.guard(&mut change).await?;
+            claim.guard(&mut change).await?;
             let mut pointer = self.read_pointer(&mut change).await?;
             let mut repository = self.load_from(&pointer).await?.ok_or_else(no_root)?;
             if repository.delegated(&role).is_some_and(|file| file.bytes() == bytes) {
                 return Ok(());
             }
             let before = repository.delegated(&role).map(|file| file.payload().clone());
-            repository.accept_delegated(&role, bytes).map_err(refused("delegated_targets"))?;
-            let releases = self.check_listing(&repository, Some(&role), before.as_ref(), &manifests).await?;
-            self.enter(&mut change, releases, Some(job)).await?;
+            repository
+                .accept_delegated(&role, bytes)
+                .map_err(refused("delegated_targets"))?;
+            let releases = self
+                .check_listing(&repository, Some(&role), before.as_ref(), &manifests)
+                .await?;
+            self.enter(&mut change, releases, Some(&claim.job)).await?;
             self.sign(&mut repository)?;
             self.advance(&mut pointer, &repository).await?;
             change.put(self.keys.repository(), &mut pointer);
@@ -92,21 +98,34 @@ impl ReleaseRepository {
                 continue;
             }
             if before.is_some_and(|before| before.targets.contains_key(name)) {
-                return Err(field(name, "is listed already with other bytes: a release is immutable, publish a new number"));
+                return Err(field(
+                    name,
+                    "is listed already with other bytes: a release is immutable, publish a new number",
+                ));
             }
             let (sha256, parsed) = identify(name, target)?;
             match parsed.kind() {
                 TargetKind::Release | TargetKind::AdapterRelease => {
-                    let bytes = manifests.get(name).ok_or_else(|| field(name, "is newly listed; its bytes are missing in `manifests`"))?;
+                    let bytes = manifests
+                        .get(name)
+                        .ok_or_else(|| field(name, "is newly listed; its bytes are missing in `manifests`"))?;
                     used.insert(name);
                     self.check_manifest(repository, listed, &parsed, target, bytes).await?;
-                    releases.push(NewRelease { target: parsed, bytes: bytes.clone() });
+                    releases.push(NewRelease {
+                        target: parsed,
+                        bytes: bytes.clone(),
+                    });
                 }
-                TargetKind::Weights(_) | TargetKind::AdapterFactors => self.check_stored(name, &sha256, target.length).await?,
+                TargetKind::Weights(_) | TargetKind::AdapterFactors => {
+                    self.check_stored(name, &sha256, target.length).await?
+                }
             }
         }
         if let Some(surplus) = manifests.keys().find(|name| !used.contains(name)) {
-            return Err(Refusal::invalid("manifests", format!("{surplus} is not newly listed by the targets")));
+            return Err(Refusal::invalid(
+                "manifests",
+                format!("{surplus} is not newly listed by the targets"),
+            ));
         }
         Ok(releases)
     }
@@ -114,8 +133,14 @@ impl ReleaseRepository {
     async fn check_stored(&self, name: &str, sha256: &Sha256Digest, length: u64) -> Result<(), Refusal> {
         match self.blobs.length(sha256).await? {
             Some(found) if found == length => Ok(()),
-            Some(found) => Err(field(name, format!("is listed with {length} bytes, the artifact has {found}"))),
-            None => Err(field(name, format!("the artifact {sha256} is not in the store: upload it to /blobs/sha256/{sha256} first"))),
+            Some(found) => Err(field(
+                name,
+                format!("is listed with {length} bytes, the artifact has {found}"),
+            )),
+            None => Err(field(
+                name,
+                format!("the artifact {sha256} is not in the store: upload it to /blobs/sha256/{sha256} first"),
+            )),
         }
     }
 
@@ -129,27 +154,42 @@ impl ReleaseRepository {
     ) -> Result<(), Refusal> {
         let at = format!("manifests.{name}");
         if target.length != bytes.len() as u64 || target.hashes.sha256 != Some(Sha256Digest::of(bytes)) {
-            return Err(Refusal::invalid(at, "the bytes differ from length and digest in the targets"));
+            return Err(Refusal::invalid(
+                at,
+                "the bytes differ from length and digest in the targets",
+            ));
         }
         let manifest = ReleaseManifest::decode(name, bytes).map_err(|error| Refusal::invalid(&at, chain(&error)))?;
         manifests::variant_specs(&manifest)?;
         for (target, artifact) in manifest.artifacts() {
             if find(repository, listed, target).is_none_or(|found| !agrees(artifact, found)) {
-                return Err(Refusal::invalid(&at, format!("its artifact {target} is not listed with the same length and digest")));
+                return Err(Refusal::invalid(
+                    &at,
+                    format!("its artifact {target} is not listed with the same length and digest"),
+                ));
             }
-            self.check_stored(target.as_str(), &artifact.sha256, artifact.length).await?;
+            self.check_stored(target.as_str(), &artifact.sha256, artifact.length)
+                .await?;
         }
         if let (Provenance::Federated { .. }, Some(base)) = (&manifest.provenance, &manifest.base) {
             let found = find(repository, listed, &base.manifest).and_then(|target| target.hashes.sha256);
             if found != Some(base.sha256) {
-                return Err(Refusal::invalid(&at, format!("its base {} is not listed with the same digest", base.manifest)));
+                return Err(Refusal::invalid(
+                    &at,
+                    format!("its base {} is not listed with the same digest", base.manifest),
+                ));
             }
         }
         Ok(())
     }
 
     /// Enters the releases into the registry, in the same commit.
-    async fn enter(&self, change: &mut Change<'_>, releases: Vec<NewRelease>, job: Option<&JobName>) -> Result<(), Refusal> {
+    async fn enter(
+        &self,
+        change: &mut Change<'_>,
+        releases: Vec<NewRelease>,
+        job: Option<&JobName>,
+    ) -> Result<(), Refusal> {
         let mut newest = BTreeMap::new();
         for NewRelease { target, bytes } in releases {
             let id = manifests::release_id(target.as_str())?;
@@ -161,8 +201,16 @@ impl ReleaseRepository {
             let mut record = match held {
                 // A proposed release may still change its manifest on the way to the signature; a published one may not.
                 Some(held) if held.standing() == ReleaseStanding::Proposed || held.manifest_sha256 == sha256 => held,
-                Some(_) => return Err(Refusal::Exists { what: "release", name: id.to_string() }),
-                None => ReleaseRecord { created_unix_ms: unix_ms(self.clock.now()), ..ReleaseRecord::default() },
+                Some(_) => {
+                    return Err(Refusal::Exists {
+                        what: "release",
+                        name: id.to_string(),
+                    });
+                }
+                None => ReleaseRecord {
+                    created_unix_ms: unix_ms(self.clock.now()),
+                    ..ReleaseRecord::default()
+                },
             };
             record.manifest_target = target.to_string();
             record.manifest_length_bytes = bytes.len() as u64;
@@ -186,7 +234,12 @@ impl ReleaseRepository {
     }
 
     /// Marks the releases that the new targets list no longer.
-    async fn withdraw(&self, change: &mut Change<'_>, repository: &Repository, before: Option<&Targets>) -> Result<(), Refusal> {
+    async fn withdraw(
+        &self,
+        change: &mut Change<'_>,
+        repository: &Repository,
+        before: Option<&Targets>,
+    ) -> Result<(), Refusal> {
         let now = repository.targets().map(|file| file.payload());
         let gone = before.into_iter().flat_map(|before| before.targets.keys());
         for name in gone.filter(|name| now.is_some_and(|now| !now.targets.contains_key(*name))) {
@@ -201,12 +254,6 @@ impl ReleaseRepository {
     }
 }
 
-/// Conditions of a caller whose claim must be the current one at the commit.
-pub trait AsyncFence {
-    /// Adds the conditions to a change.
-    fn guard(&self, change: &mut Change<'_>) -> impl Future<Output = Result<(), Refusal>> + Send;
-}
-
 fn no_root() -> Refusal {
     Refusal::Unready("the release repository has no root yet: install one first".to_owned())
 }
@@ -216,7 +263,10 @@ fn field(name: &str, expected: impl std::fmt::Display) -> Refusal {
 }
 
 fn identify(name: &str, target: &Target) -> Result<(Sha256Digest, TargetName), Refusal> {
-    let sha256 = target.hashes.sha256.ok_or_else(|| field(name, "has no SHA-256 digest"))?;
+    let sha256 = target
+        .hashes
+        .sha256
+        .ok_or_else(|| field(name, "has no SHA-256 digest"))?;
     let parsed = name.parse().map_err(|error| field(name, error))?;
     Ok((sha256, parsed))
 }
@@ -238,7 +288,9 @@ fn check_scope(repository: &Repository, role: Option<&str>, listed: &Targets) ->
 
 /// A target as the metadata in hand, or else the top-level targets or its model's adapter role, lists it.
 fn find<'a>(repository: &'a Repository, listed: &'a Targets, name: &TargetName) -> Option<&'a Target> {
-    let top = repository.targets().and_then(|file| file.payload().targets.get(name.as_str()));
+    let top = repository
+        .targets()
+        .and_then(|file| file.payload().targets.get(name.as_str()));
     let adapters = repository.delegated(&adapter_role(name.model()));
     let adapters = adapters.and_then(|file| file.payload().targets.get(name.as_str()));
     listed.targets.get(name.as_str()).or(top).or(adapters)

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fieldfare_fleet::placement::{Loss, VariantSpec};
-use fieldfare_fleet::{Arithmetic, ByteSize, NatsPerToken, ReleaseId, ReleaseNumber, Runtime, TrustTier, VariantName};
+use fieldfare_fleet::{
+    Arithmetic, ByteSize, NameError, NatsPerToken, ReleaseId, ReleaseNumber, Runtime, TrustTier, VariantName,
+};
 use fieldfare_proto::v1::ReleaseRecord;
 use fieldfare_release::limits::MAX_MANIFEST_BYTES;
 use fieldfare_release::manifest::{self, Figures};
@@ -24,7 +26,10 @@ pub struct Manifests {
 impl Manifests {
     /// Manifests that lie among these blobs.
     pub fn new(blobs: Blobs) -> Self {
-        Self { blobs, cache: Mutex::default() }
+        Self {
+            blobs,
+            cache: Mutex::default(),
+        }
     }
 
     /// The bytes of a release's manifest.
@@ -32,7 +37,11 @@ impl Manifests {
         let lost = || Refusal::broken("reading a manifest", format!("{} is lost", record.manifest_target));
         let sha256 = <[u8; 32]>::try_from(record.manifest_sha256.as_slice()).map_err(|_| lost())?;
         let sha256 = Sha256Digest::from_bytes(sha256);
-        let bytes = self.blobs.read(&sha256, MAX_MANIFEST_BYTES as u64).await?.ok_or_else(lost)?;
+        let bytes = self
+            .blobs
+            .read(&sha256, MAX_MANIFEST_BYTES as u64)
+            .await?
+            .ok_or_else(lost)?;
         Ok(bytes.to_vec())
     }
 
@@ -45,8 +54,12 @@ impl Manifests {
         }
         let bytes = self.bytes(record).await?;
         let unreadable = |error: String| Refusal::broken("reading a manifest", error);
-        let name: TargetName = record.manifest_target.parse().map_err(|error| unreadable(format!("{error}")))?;
-        let manifest = ReleaseManifest::decode(&name, &bytes).map_err(|error| unreadable(crate::refusal::chain(&error)))?;
+        let name: TargetName = record
+            .manifest_target
+            .parse()
+            .map_err(|error| unreadable(format!("{error}")))?;
+        let manifest =
+            ReleaseManifest::decode(&name, &bytes).map_err(|error| unreadable(crate::refusal::chain(&error)))?;
         let manifest = Arc::new(manifest);
         let mut cache = self.lock();
         if cache.len() >= MANIFEST_CACHE_MAX {
@@ -63,28 +76,51 @@ impl Manifests {
 
 /// The release that a manifest target names, as the fleet calls it.
 pub fn release_id(target: &str) -> Result<ReleaseId, Refusal> {
-    let name: TargetName = target.parse().map_err(|error| Refusal::invalid("manifest_target", error))?;
+    let name: TargetName = target
+        .parse()
+        .map_err(|error| Refusal::invalid("manifest_target", error))?;
     if !matches!(name.kind(), TargetKind::Release | TargetKind::AdapterRelease) {
-        return Err(Refusal::invalid("manifest_target", format!("{name} is no release manifest")));
+        return Err(Refusal::invalid(
+            "manifest_target",
+            format!("{name} is no release manifest"),
+        ));
     }
-    let model = name.model().as_str().parse().map_err(|error| Refusal::invalid("manifest_target", error))?;
-    Ok(ReleaseId { model, number: ReleaseNumber(u64::from(name.release().get())) })
+    let model = name
+        .model()
+        .as_str()
+        .parse()
+        .map_err(|error| Refusal::invalid("manifest_target", error))?;
+    Ok(ReleaseId {
+        model,
+        number: ReleaseNumber(u64::from(name.release().get())),
+    })
 }
 
 /// The variants of a release as placement sees them, in the manifest's order.
 pub fn variant_specs(manifest: &ReleaseManifest) -> Result<Vec<VariantSpec>, Refusal> {
-    manifest.variants.iter().map(variant_spec).collect()
+    let specs: Vec<VariantSpec> = manifest.variants.iter().map(variant_spec).collect::<Result<_, _>>()?;
+    for (index, spec) in specs.iter().enumerate() {
+        if specs[..index].iter().any(|earlier| earlier.name == spec.name) {
+            return Err(Refusal::invalid(
+                "variants",
+                format!("two variants are both {} to the fleet", spec.name),
+            ));
+        }
+    }
+    Ok(specs)
 }
 
 fn variant_spec(variant: &manifest::Variant) -> Result<VariantSpec, Refusal> {
     let impossible = |what: String| Refusal::invalid(format!("variants.{}", variant.name), what);
     let figures = &variant.figures;
     let artifacts: u64 = variant.artifacts.values().map(|artifact| artifact.length).sum();
-    let cache = figures.kv_bytes_per_token.saturating_mul(u64::from(figures.context_tokens));
+    let cache = figures
+        .kv_bytes_per_token
+        .saturating_mul(u64::from(figures.context_tokens));
     let resident = artifacts.saturating_add(cache);
     let loss = NatsPerToken::new(figures.held_out_loss).map_err(|error| impossible(error.to_string()))?;
     Ok(VariantSpec {
-        name: VariantName::new(variant.name.as_str()).map_err(|error| impossible(error.to_string()))?,
+        name: fleet_name(&variant.name).map_err(|error| impossible(error.to_string()))?,
         runtime: match variant.runtime {
             manifest::Runtime::CandleGguf => Runtime::CandleGguf,
         },
@@ -99,6 +135,11 @@ fn variant_spec(variant: &manifest::Variant) -> Result<VariantSpec, Refusal> {
         loss: Loss::Known(loss),
         min_trust: TrustTier::Unattested,
     })
+}
+
+/// A variant's name as the fleet writes it. Manifests allow `_`, as in `q8_0`, which the fleet's names do not have.
+pub fn fleet_name(name: &fieldfare_release::VariantName) -> Result<VariantName, NameError> {
+    VariantName::new(name.as_str()).or_else(|_| VariantName::new(name.as_str().replace('_', "-")))
 }
 
 /// Weights of ten bits and less are quantised blocks, which the kernels multiply as 8-bit integers; wider ones are widened to

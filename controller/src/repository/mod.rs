@@ -7,13 +7,11 @@ pub mod listing;
 pub mod manifests;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fieldfare_proto::v1;
-use fieldfare_release::tuf::{
-    OnlineRoles, PublishError, PublishedFile, Repository, SigningKey, Version, adapter_role,
-};
+use fieldfare_release::tuf::{OnlineRoles, PublishError, PublishedFile, Repository, SigningKey, Version, adapter_role};
 use fieldfare_release::{Sha256Digest, TargetName, UnixSeconds};
 use fieldfare_tls::TimeSource;
 use ring::rand::SystemRandom;
@@ -56,6 +54,8 @@ pub struct ReleaseRepository {
     blobs: Blobs,
     online: Arc<OnlineKeys>,
     clock: TimeSource,
+    /// The metadata of the newest pointer that was read.
+    current: Arc<Mutex<Option<(v1::Generation, Arc<Repository>)>>>,
 }
 
 impl From<BlobError> for Refusal {
@@ -80,7 +80,14 @@ fn digest(bytes: &[u8]) -> Option<Sha256Digest> {
 impl ReleaseRepository {
     /// The repository whose pointer and files lie here.
     pub fn new(records: Records, keys: Keys, blobs: Blobs, online: Arc<OnlineKeys>, clock: TimeSource) -> Self {
-        Self { records, keys, blobs, online, clock }
+        Self {
+            records,
+            keys,
+            blobs,
+            online,
+            clock,
+            current: Arc::default(),
+        }
     }
 
     /// The blobs that hold its files and artifacts.
@@ -105,21 +112,41 @@ impl ReleaseRepository {
     /// The digest of a metadata file that is served under this name.
     pub async fn file(&self, name: &str) -> Result<Option<Sha256Digest>, Refusal> {
         let pointer = self.pointer().await?;
-        let found = pointer.current.iter().chain(&pointer.retired).find(|file| file.name == name);
+        let found = pointer
+            .current
+            .iter()
+            .chain(&pointer.retired)
+            .find(|file| file.name == name);
         Ok(found.and_then(|file| digest(&file.sha256)))
     }
 
     /// Whether the current metadata of any role lists a target with these bytes.
     pub async fn is_listed(&self, name: &TargetName, sha256: &Sha256Digest) -> Result<bool, Refusal> {
-        let Some(repository) = self.load().await? else { return Ok(false) };
+        let Some(repository) = self.current().await? else {
+            return Ok(false);
+        };
         let adapters = repository.delegated(&adapter_role(name.model()));
-        let listed = [repository.targets(), adapters].into_iter().flatten().filter_map(|file| file.payload().targets.get(name.as_str()));
-        Ok(listed.into_iter().any(|target| target.hashes.sha256.as_ref() == Some(sha256)))
+        let listed = [repository.targets(), adapters]
+            .into_iter()
+            .flatten()
+            .filter_map(|file| file.payload().targets.get(name.as_str()));
+        Ok(listed
+            .into_iter()
+            .any(|target| target.hashes.sha256.as_ref() == Some(sha256)))
     }
 
     /// The current metadata; nothing before the first root.
-    pub async fn load(&self) -> Result<Option<Repository>, Refusal> {
-        self.load_from(&self.pointer().await?).await
+    pub async fn current(&self) -> Result<Option<Arc<Repository>>, Refusal> {
+        let pointer = self.pointer().await?;
+        let held = || self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, repository)) = held().as_ref().filter(|(at, _)| Some(*at) == pointer.generation) {
+            return Ok(Some(Arc::clone(repository)));
+        }
+        let Some(repository) = self.load_from(&pointer).await?.map(Arc::new) else {
+            return Ok(None);
+        };
+        *held() = pointer.generation.map(|at| (at, Arc::clone(&repository)));
+        Ok(Some(repository))
     }
 
     async fn load_from(&self, pointer: &v1::RepositoryRecord) -> Result<Option<Repository>, Refusal> {
@@ -128,13 +155,20 @@ impl ReleaseRepository {
         }
         let mut files = BTreeMap::new();
         for file in &pointer.current {
-            let lost = || Refusal::broken("reading the release repository", format!("the file {} is lost", file.name));
+            let lost = || {
+                Refusal::broken(
+                    "reading the release repository",
+                    format!("the file {} is lost", file.name),
+                )
+            };
             let sha256 = digest(&file.sha256).ok_or_else(lost)?;
             let bytes = self.blobs.read(&sha256, METADATA_BYTES_MAX).await?.ok_or_else(lost)?;
             files.insert(file.name.clone(), bytes.to_vec());
         }
         let loaded = Repository::load(Version::FIRST, |name| files.get(name).cloned());
-        loaded.map(Some).map_err(|error| Refusal::broken("reading the release repository", error))
+        loaded
+            .map(Some)
+            .map_err(|error| Refusal::broken("reading the release repository", error))
     }
 
     /// Takes the first root, or the next one. Repeating the newest one changes nothing.
@@ -169,10 +203,16 @@ impl ReleaseRepository {
     /// A root under which this controller could sign nothing would stop every later publication.
     fn check_online_keys(&self, repository: &Repository) -> Result<(), Refusal> {
         let root = repository.root().payload();
-        let roles = [("snapshot", &root.roles.snapshot, &self.online.snapshot), ("timestamp", &root.roles.timestamp, &self.online.timestamp)];
+        let roles = [
+            ("snapshot", &root.roles.snapshot, &self.online.snapshot),
+            ("timestamp", &root.roles.timestamp, &self.online.timestamp),
+        ];
         for (name, holders, key) in roles {
             if !holders.keyids.contains(key.id()) || holders.threshold.get() != 1 {
-                let expected = format!("the role {name} needs threshold 1 and the controller's key {} among its keys", key.id());
+                let expected = format!(
+                    "the role {name} needs threshold 1 and the controller's key {} among its keys",
+                    key.id()
+                );
                 return Err(Refusal::invalid("root", expected));
             }
         }
@@ -194,7 +234,11 @@ impl ReleaseRepository {
         for PublishedFile { name, bytes } in repository.files() {
             let length_bytes = bytes.len() as u64;
             let sha256 = self.blobs.put(bytes).await?.as_bytes().to_vec();
-            pointer.current.push(v1::MetadataFile { name, sha256, length_bytes });
+            pointer.current.push(v1::MetadataFile {
+                name,
+                sha256,
+                length_bytes,
+            });
         }
         let superseded = |file: &v1::MetadataFile| {
             file.name != "timestamp.json" && pointer.current.iter().all(|current| current.name != file.name)
@@ -204,7 +248,9 @@ impl ReleaseRepository {
         pointer.retired.drain(..surplus);
         pointer.root_version = repository.root().version().get();
         pointer.targets_version = repository.targets().map_or(0, |targets| targets.version().get());
-        let expires = repository.timestamp().map(|timestamp| timestamp.payload().header.expires.get() * 1000);
+        let expires = repository
+            .timestamp()
+            .map(|timestamp| timestamp.payload().header.expires.get() * 1000);
         pointer.timestamp_expires_unix_ms = expires.map_or(0, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
         Ok(())
     }
@@ -232,7 +278,10 @@ impl ReleaseRepository {
             match self.refresh().await {
                 Ok(true) => tracing::info!("the timestamp of the release repository is signed again"),
                 Ok(false) => {}
-                Err(error) => tracing::error!(error = crate::refusal::chain(&error), "the timestamp is not signed again"),
+                Err(error) => tracing::error!(
+                    error = crate::refusal::chain(&error),
+                    "the timestamp is not signed again"
+                ),
             }
             tokio::select! {
                 () = stop.cancelled() => return,

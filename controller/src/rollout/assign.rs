@@ -39,7 +39,12 @@ pub async fn assign(
         if classes.is_empty() {
             continue;
         }
-        let target = plane.mirror.read().releases.get(&(release.model.clone(), number)).map(|r| r.manifest_target.clone());
+        let target = plane
+            .mirror
+            .read()
+            .releases
+            .get(&(release.model.clone(), number))
+            .map(|r| r.manifest_target.clone());
         let target = target.ok_or_else(|| Refusal::missing("release", release))?;
         let placement = Placement::of(plane, &target, requirements(spec.requirements)?).await?;
         for batch in classes.chunks(BATCH) {
@@ -62,10 +67,17 @@ async fn write(
             if change.read::<AssignmentRecord>(&key).await?.is_some() {
                 continue;
             }
-            let variant = placement.report(class).chosen.map(|chosen| chosen.to_string()).unwrap_or_default();
+            let variant = placement.choose(class).unwrap_or_default();
             tracing::info!(deployment = %name, release, %class, variant, "assigned");
             let manifest_target = placement.manifest_target.clone();
-            change.put(key, &mut AssignmentRecord { generation: None, manifest_target, variant });
+            change.put(
+                key,
+                &mut AssignmentRecord {
+                    generation: None,
+                    manifest_target,
+                    variant,
+                },
+            );
         }
     });
     Ok(())

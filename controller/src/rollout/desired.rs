@@ -38,7 +38,10 @@ pub fn labels(record: &DeviceRecord, status: Option<&DeviceStatusRecord>) -> BTr
 impl Member {
     /// The device, if it is enrolled and has a profile.
     pub fn of(id: DeviceId, records: &Records) -> Option<Self> {
-        let record = records.devices.get(&id).filter(|record| record.standing() == DeviceStanding::Enrolled)?;
+        let record = records
+            .devices
+            .get(&id)
+            .filter(|record| record.standing() == DeviceStanding::Enrolled)?;
         let status = records.device_status.get(&id)?;
         let profile = CapabilityProfile::try_from(status.profile.clone()?).ok()?;
         let trust = v1::TrustTier::domain("trust_tier", record.trust_tier).ok()?;
@@ -75,7 +78,11 @@ pub fn entry(records: &Records, member: &Member, name: &DeploymentName, state: &
     };
     if let Some(release) = target.release {
         let key = (release.number.0, member.class.clone());
-        let assignment = records.assignments.get(name)?.get(&key).filter(|record| !record.variant.is_empty())?;
+        let assignment = records
+            .assignments
+            .get(name)?
+            .get(&key)
+            .filter(|record| !record.variant.is_empty())?;
         entry.manifest_target.clone_from(&assignment.manifest_target);
         entry.variant.clone_from(&assignment.variant);
     }
@@ -88,13 +95,20 @@ pub fn desired_state(records: &Records, id: DeviceId) -> DesiredState {
     let mut models = Vec::new();
     let member = Member::of(id, records);
     for (name, deployment) in &records.deployments {
-        let Some(state) = records.rollouts.get(name).map(|rollout| &rollout.state) else { continue };
+        let Some(state) = records.rollouts.get(name).map(|rollout| &rollout.state) else {
+            continue;
+        };
         // Each deployment's generation only grows, so that their sum does; none is ever taken away.
         generation.epoch = generation.epoch.max(state.generation.epoch);
         generation.counter = generation.counter.saturating_add(state.generation.counter);
         let chosen = selector(deployment.spec.as_ref());
-        let Some(member) = member.as_ref().filter(|m| chosen.is_some_and(|s| s.matches(&m.labels))) else { continue };
+        let Some(member) = member.as_ref().filter(|m| chosen.is_some_and(|s| s.matches(&m.labels))) else {
+            continue;
+        };
         models.extend(entry(records, member, name, state));
     }
-    DesiredState { generation: Some(generation.into()), models }
+    DesiredState {
+        generation: Some(generation.into()),
+        models,
+    }
 }

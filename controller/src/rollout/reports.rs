@@ -19,7 +19,10 @@ pub(super) fn report(
 ) -> Option<(Timestamp, Observation)> {
     let sign = plane.presence.of(member.id).filter(|sign| sign.connected)?;
     // What came on the session is newer than what was worth a write.
-    let stored = records.device_status.get(&member.id).and_then(|status| status.observed.as_ref());
+    let stored = records
+        .device_status
+        .get(&member.id)
+        .and_then(|status| status.observed.as_ref());
     let said = sign.observed.as_ref().or(stored);
     Some((sign.last_heard, own_report(records, name, state, member, said)))
 }

@@ -47,13 +47,22 @@ impl Rollouts {
     /// Starts the task, which ends at the shutdown of the plane.
     pub fn start(plane: Arc<ControlPlane>, tasks: &mut JoinSet<()>) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);
-        tasks.spawn(Shell { plane, live: BTreeMap::new() }.run(queue));
+        tasks.spawn(
+            Shell {
+                plane,
+                live: BTreeMap::new(),
+            }
+            .run(queue),
+        );
         Self { requests }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| Refusal::ShuttingDown)?;
+        self.requests
+            .send(request(reply))
+            .await
+            .map_err(|_| Refusal::ShuttingDown)?;
         answer.await.map_err(|_| Refusal::ShuttingDown)?
     }
 
@@ -115,7 +124,11 @@ impl Shell {
     fn next_due(&self) -> Duration {
         let now = self.plane.clock.now();
         let deadlines = self.live.values().filter_map(|live| live.rollout.next_deadline());
-        deadlines.map(|at| at.since(now)).min().unwrap_or(TICK).clamp(ROLLOUT_PACE, TICK)
+        deadlines
+            .map(|at| at.since(now))
+            .min()
+            .unwrap_or(TICK)
+            .clamp(ROLLOUT_PACE, TICK)
     }
 
     async fn step_all(&mut self) {
@@ -138,7 +151,9 @@ impl Shell {
             let members = chosen.map(|selector| members(&records, &selector)).unwrap_or_default();
             (spec, members)
         };
-        let Some(live) = self.live.get_mut(name) else { return Ok(()) };
+        let Some(live) = self.live.get_mut(name) else {
+            return Ok(());
+        };
         if let Some(spec) = &spec {
             assign::assign(&self.plane, name, spec, live.rollout.state(), &members).await?;
         }
@@ -154,19 +169,36 @@ impl Shell {
     fn refresh(&mut self, name: &DeploymentName) {
         let records = self.plane.mirror.read();
         let Some(view) = records.rollouts.get(name) else { return };
-        let held = self.live.get(name).map_or(Generation::ZERO, |live| live.record.generation());
+        let held = self
+            .live
+            .get(name)
+            .map_or(Generation::ZERO, |live| live.record.generation());
         if view.record.generation() > held {
-            let (record, rollout) = (view.record.clone(), Rollout::resume(view.state.clone(), self.plane.clock.now()));
-            self.live.insert(name.clone(), Live { record, rollout, joined: BTreeMap::new() });
+            let (record, rollout) = (
+                view.record.clone(),
+                Rollout::resume(view.state.clone(), self.plane.clock.now()),
+            );
+            self.live.insert(
+                name.clone(),
+                Live {
+                    record,
+                    rollout,
+                    joined: BTreeMap::new(),
+                },
+            );
         }
     }
 
     /// Decides, persists, and only then lets the decision count.
     async fn decide(&mut self, name: &DeploymentName, now: Timestamp, event: Event) -> Result<(), Refusal> {
-        let live = self.live.get_mut(name).ok_or_else(|| Refusal::missing("rollout", name))?;
+        let live = self
+            .live
+            .get_mut(name)
+            .ok_or_else(|| Refusal::missing("rollout", name))?;
         let mut next = live.rollout.clone();
         let mut actions = Vec::new();
-        next.handle(now, event, &mut actions).map_err(|refused| Refusal::Unready(refused.to_string()))?;
+        next.handle(now, event, &mut actions)
+            .map_err(|refused| Refusal::Unready(refused.to_string()))?;
         if next.state() != live.rollout.state() {
             match persist(&self.plane, name, &live.record, &next).await {
                 Ok(record) => live.record = record,
@@ -246,10 +278,25 @@ impl Live {
             if self.joined.get(&member.id) != Some(&member.class) {
                 self.joined.insert(member.id, member.class.clone());
                 let (device, class, joined_at) = (member.id, member.class.clone(), member.joined_at);
-                tell(&mut self.rollout, now, Event::Joined { device, class, joined_at });
+                tell(
+                    &mut self.rollout,
+                    now,
+                    Event::Joined {
+                        device,
+                        class,
+                        joined_at,
+                    },
+                );
             }
             if let Some((heard, observation)) = reports::report(plane, &records, name, self.rollout.state(), member) {
-                tell(&mut self.rollout, heard, Event::Observed { device: member.id, observation });
+                tell(
+                    &mut self.rollout,
+                    heard,
+                    Event::Observed {
+                        device: member.id,
+                        observation,
+                    },
+                );
             }
         }
     }
@@ -261,12 +308,13 @@ async fn persist(
     held: &RolloutRecord,
     next: &Rollout,
 ) -> Result<RolloutRecord, Refusal> {
-    let state = serde_json::to_vec(next.state()).map_err(|error| Refusal::broken("writing a rollout's state", error))?;
+    let state =
+        serde_json::to_vec(next.state()).map_err(|error| Refusal::broken("writing a rollout's state", error))?;
     let record = attempt!("the rollout", plane.records, change, {
         let stored: Option<RolloutRecord> = change.read(&plane.keys.rollout(name)).await?;
-        let mut record = stored.filter(|stored| stored.generation == held.generation).ok_or_else(|| {
-            Refusal::Stale(format!("the rollout of {name} was changed by another controller"))
-        })?;
+        let mut record = stored
+            .filter(|stored| stored.generation == held.generation)
+            .ok_or_else(|| Refusal::Stale(format!("the rollout of {name} was changed by another controller")))?;
         record.state.clone_from(&state);
         record.updated_unix_ms = plane.unix_ms();
         change.put(plane.keys.rollout(name), &mut record);
@@ -285,7 +333,9 @@ async fn persist(
 fn act(plane: &ControlPlane, name: &DeploymentName, action: Action) {
     match action {
         // Sessions see the new state through the store.
-        Action::PublishTargets { generation } => tracing::info!(deployment = %name, %generation, "desired state published"),
+        Action::PublishTargets { generation } => {
+            tracing::info!(deployment = %name, %generation, "desired state published")
+        }
         Action::Announce(milestone) => {
             plane.metrics.milestone(status::milestone_name(&milestone));
             tracing::info!(deployment = %name, ?milestone, "rollout");

@@ -57,7 +57,13 @@ pub(super) fn status(plane: &ControlPlane, name: &DeploymentName, live: &Live) -
     let devices: Vec<_> = devices
         .map(|(place, member)| {
             let explanation = live.rollout.explain(now, member.id);
-            device(&records, name, member, wave_of(state, member, place, ranked.len()), &explanation)
+            device(
+                &records,
+                name,
+                member,
+                wave_of(state, member, place, ranked.len()),
+                &explanation,
+            )
         })
         .collect();
     RolloutStatus {
@@ -109,7 +115,9 @@ fn wave_of(state: &RolloutState, member: &Member, place: usize, devices: usize) 
 
 fn wave_phase(state: &RolloutState, index: u32) -> WavePhase {
     match &state.phase {
-        Phase::Advancing { wave, observing_since, .. } => match index.cmp(wave) {
+        Phase::Advancing {
+            wave, observing_since, ..
+        } => match index.cmp(wave) {
             std::cmp::Ordering::Less => WavePhase::Passed,
             std::cmp::Ordering::Greater => WavePhase::Waiting,
             std::cmp::Ordering::Equal if observing_since.is_some() => WavePhase::Observing,
@@ -126,14 +134,20 @@ fn wave_phase(state: &RolloutState, index: u32) -> WavePhase {
     }
 }
 
-fn waves(state: &RolloutState, glance: &fieldfare_fleet::rollout::RolloutStatus, devices: &[RolloutDevice]) -> Vec<WaveStatus> {
+fn waves(
+    state: &RolloutState,
+    glance: &fieldfare_fleet::rollout::RolloutStatus,
+    devices: &[RolloutDevice],
+) -> Vec<WaveStatus> {
     let failed: Vec<GateReading> = match cause(&state.phase) {
         Some(RollbackCause::Gate { reading, .. }) => vec![*reading],
         _ => Vec::new(),
     };
     let count = u32::try_from(state.policy.waves.len()).unwrap_or(u32::MAX);
     let of = |index: u32, outcome: DeviceOutcome| {
-        let found = devices.iter().filter(|device| device.wave == index && device.outcome() == outcome);
+        let found = devices
+            .iter()
+            .filter(|device| device.wave == index && device.outcome() == outcome);
         u32::try_from(found.count()).unwrap_or(u32::MAX)
     };
     let wave = |index| {
@@ -158,12 +172,22 @@ fn waves(state: &RolloutState, glance: &fieldfare_fleet::rollout::RolloutStatus,
 
 fn gate(reading: &GateReading) -> GateStatus {
     let verdict = v1::GateVerdict::from(reading.verdict);
-    GateStatus { name: reading.gate.metric.to_string(), verdict: verdict.into(), detail: reading.to_string() }
+    GateStatus {
+        name: reading.gate.metric.to_string(),
+        verdict: verdict.into(),
+        detail: reading.to_string(),
+    }
 }
 
 /// Where a device of a rollout stands, with the words of the explanation. An outcome counts for the release that moves in: a
 /// device that still waits for its wave has none.
-fn device(records: &Records, name: &DeploymentName, member: &Member, wave: u32, explanation: &Explanation) -> RolloutDevice {
+fn device(
+    records: &Records,
+    name: &DeploymentName,
+    member: &Member,
+    wave: u32,
+    explanation: &Explanation,
+) -> RolloutDevice {
     let report = report_on(records, name, member.id);
     let outcome = match explanation {
         Explanation::OnTarget { .. } => DeviceOutcome::Converged,
@@ -174,7 +198,11 @@ fn device(records: &Records, name: &DeploymentName, member: &Member, wave: u32, 
     };
     RolloutDevice {
         device_id: member.id.to_string(),
-        name: records.devices.get(&member.id).map(|record| record.name.clone()).unwrap_or_default(),
+        name: records
+            .devices
+            .get(&member.id)
+            .map(|record| record.name.clone())
+            .unwrap_or_default(),
         wave,
         outcome: outcome.into(),
         variant: report.map(|report| report.running_variant.clone()).unwrap_or_default(),

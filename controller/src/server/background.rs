@@ -47,7 +47,10 @@ async fn register(plane: &ControlPlane) -> Result<LeaseId, Refusal> {
     let key = plane.keys.replica(&plane.incarnation);
     attempt!("the replica", plane.records, change, {
         let held: Option<ReplicaRecord> = change.read(&key).await?;
-        let mut record = held.unwrap_or_else(|| ReplicaRecord { started_unix_ms: plane.unix_ms(), ..ReplicaRecord::default() });
+        let mut record = held.unwrap_or_else(|| ReplicaRecord {
+            started_unix_ms: plane.unix_ms(),
+            ..ReplicaRecord::default()
+        });
         change.put_leased(key.clone(), &mut record, lease);
     });
     Ok(lease)
@@ -71,9 +74,12 @@ async fn keep_identity(plane: Arc<ControlPlane>, folder: Folder) {
         if !plane.identity.current().needs_renewal(plane.clock.now()) {
             continue;
         }
-        match own_identity(&folder, &plane.authority, plane.access.domain(), &plane.clock) {
+        match own_identity(&folder, &plane.authority, &plane.clock) {
             Ok(identity) => plane.identity.replace(identity),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "the controller's certificate is not renewed"),
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "the controller's certificate is not renewed"
+            ),
         }
     }
 }
@@ -96,11 +102,25 @@ fn denied(plane: &ControlPlane, records: &Records) -> DeniedSet {
     let key = |digest: &[u8]| Digest::try_from(digest).ok().map(Denial::Key);
     let device = |(id, record): (&DeviceId, &fieldfare_proto::v1::DeviceRecord)| {
         let revoked = record.standing() == DeviceStanding::Revoked;
-        revoked.then(|| [Some(Denial::Principal(plane.access.device_principal(*id))), key(&record.key_digest)])
+        revoked.then(|| {
+            [
+                Some(Denial::Principal(plane.access.device_principal(*id))),
+                key(&record.key_digest),
+            ]
+        })
     };
     let trainer = |(name, record): (&TrainerName, &fieldfare_proto::v1::PrincipalRecord)| {
-        record.revoked.then(|| [Some(Denial::Principal(plane.access.trainer_principal(name))), key(&record.key_digest)])
+        record.revoked.then(|| {
+            [
+                Some(Denial::Principal(plane.access.trainer_principal(name))),
+                key(&record.key_digest),
+            ]
+        })
     };
     let devices = records.devices.iter().filter_map(device);
-    devices.chain(records.trainers.iter().filter_map(trainer)).flatten().flatten().collect()
+    devices
+        .chain(records.trainers.iter().filter_map(trainer))
+        .flatten()
+        .flatten()
+        .collect()
 }

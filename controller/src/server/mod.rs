@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use fieldfare_fleet::TenantName;
+use fieldfare_proto::v1::FleetRecord;
 use fieldfare_proto::v1::device_gateway_server::DeviceGatewayServer;
 use fieldfare_proto::v1::enrolment_server::EnrolmentServer;
 use fieldfare_proto::v1::operator_server::OperatorServer;
@@ -39,7 +40,7 @@ use crate::mirror::Mirror;
 use crate::operator::OperatorService;
 use crate::plane::ControlPlane;
 use crate::presence::Presence;
-use crate::records::Records;
+use crate::records::{Record, Records};
 use crate::repository::manifests::Manifests;
 use crate::repository::{OnlineKeys, ReleaseRepository};
 use crate::rollout::Rollouts;
@@ -60,7 +61,9 @@ struct Listeners {
 }
 
 async fn listen(option: &str, address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{option} {address}"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{option} {address}"))
 }
 
 impl Server {
@@ -78,7 +81,10 @@ impl Server {
             None => Store::open(folder.store()).await?,
         };
         let shutdown = CancellationToken::new();
-        let ports = (listeners.grpc.local_addr()?.port(), listeners.artifacts.local_addr()?.port());
+        let ports = (
+            listeners.grpc.local_addr()?.port(),
+            listeners.artifacts.local_addr()?.port(),
+        );
         let hosts: Vec<&str> = fleet.advertise.iter().map(String::as_str).collect();
         let endpoint = |host: &&str, port| Endpoint::new(host, port).with_context(|| format!("`advertise` {host:?}"));
         let keys = Keys::of(&TenantName::new(fleet.tenant.as_str())?);
@@ -87,8 +93,8 @@ impl Server {
         tasks.spawn(async { drop(follower.await) });
         let domain = TrustDomain::new(fleet.domain.as_str())?;
         let authority = load_authority(&folder)?;
-        let identity = IdentityHandle::new(own_identity(&folder, &authority, &domain, &clock)?);
-        let records = Records::new(store.clone(), 0);
+        let identity = IdentityHandle::new(own_identity(&folder, &authority, &clock)?);
+        let records = Records::new(store.clone(), epoch(&store, &keys).await?);
         let blobs = Blobs::local(&folder.blobs())?;
         let online = Arc::new(online_keys(&folder)?);
         let plane = Arc::new(ControlPlane {
@@ -105,7 +111,10 @@ impl Server {
             presence: Presence::default(),
             metrics: Metrics::default(),
             incarnation: hex::encode(random_bytes::<8>()?),
-            grpc_endpoints: hosts.iter().map(|host| endpoint(host, ports.0)).collect::<Result<_>>()?,
+            grpc_endpoints: hosts
+                .iter()
+                .map(|host| endpoint(host, ports.0))
+                .collect::<Result<_>>()?,
             artifact_endpoint: endpoint(&hosts[0], ports.1)?,
             shutdown,
         });
@@ -114,7 +123,12 @@ impl Server {
             artifacts: plane.artifact_endpoint.to_string(),
             metrics: format!("http://{}", listeners.metrics.local_addr()?),
         };
-        let mut server = Self { plane, endpoints, store, tasks };
+        let mut server = Self {
+            plane,
+            endpoints,
+            store,
+            tasks,
+        };
         server.spawn(&folder, listeners).await?;
         server.tell(&folder)?;
         Ok(server)
@@ -131,7 +145,10 @@ impl Server {
         let router = services(plane, rollouts).await?;
         let stop = plane.shutdown.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = router.serve_with_incoming_shutdown(acceptor, stop.cancelled_owned()).await {
+            if let Err(error) = router
+                .serve_with_incoming_shutdown(acceptor, stop.cancelled_owned())
+                .await
+            {
                 tracing::error!(error = crate::refusal::chain(&error), "the gRPC server ended");
             }
         });
@@ -139,12 +156,15 @@ impl Server {
         let acceptor = Acceptor::new(listeners.artifacts, settings())?;
         let router = crate::artifacts::router(Arc::clone(plane));
         let stop = plane.shutdown.clone();
-        self.tasks.spawn(fieldfare_tls::serve_http(acceptor, router, stop.cancelled_owned()));
+        self.tasks
+            .spawn(fieldfare_tls::serve_http(acceptor, router, stop.cancelled_owned()));
 
         let router = plain::router(Arc::clone(plane));
         let stop = plane.shutdown.clone();
         self.tasks.spawn(async move {
-            let served = axum::serve(listeners.metrics, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+            let served = axum::serve(listeners.metrics, router)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await;
             if let Err(error) = served {
                 tracing::error!(%error, "the metrics server ended");
             }
@@ -174,7 +194,8 @@ impl Server {
         signal.await;
         tracing::info!("draining");
         self.plane.shutdown.cancel();
-        let joined = tokio::time::timeout(DRAIN_TIMEOUT, async { while self.tasks.join_next().await.is_some() {} }).await;
+        let joined =
+            tokio::time::timeout(DRAIN_TIMEOUT, async { while self.tasks.join_next().await.is_some() {} }).await;
         if joined.is_err() {
             tracing::warn!(timeout = ?DRAIN_TIMEOUT, "cutting off what did not end in time");
             self.tasks.shutdown().await;
@@ -183,11 +204,21 @@ impl Server {
     }
 }
 
+/// The epoch of the fleet's records: restoring a backup raises it in the fleet's own record.
+async fn epoch(store: &Store, keys: &Keys) -> Result<u32> {
+    let fleet: Option<FleetRecord> = Records::new(store.clone(), 0).get(&keys.fleet()).await?;
+    let fleet = fleet.context("the store holds another fleet, or none: name the one that `init` made")?;
+    Ok(fleet.generation().epoch)
+}
+
 fn online_keys(folder: &Folder) -> Result<OnlineKeys> {
     let key = |path: std::path::PathBuf| -> Result<SigningKey> {
         SigningKey::from_pem(&read(&path)?, &SystemRandom::new()).with_context(|| format!("reading {}", path.display()))
     };
-    Ok(OnlineKeys { snapshot: key(folder.snapshot_key())?, timestamp: key(folder.timestamp_key())? })
+    Ok(OnlineKeys {
+        snapshot: key(folder.snapshot_key())?,
+        timestamp: key(folder.timestamp_key())?,
+    })
 }
 
 /// Every service with its limits.
@@ -196,7 +227,9 @@ async fn services(plane: &Arc<ControlPlane>, rollouts: Rollouts) -> Result<Route
     health.set_serving::<EnrolmentServer<EnrolmentService>>().await;
     health.set_serving::<DeviceGatewayServer<DeviceGatewayService>>().await;
     health.set_serving::<OperatorServer<OperatorService>>().await;
-    health.set_serving::<TrainerGatewayServer<TrainerGatewayService>>().await;
+    health
+        .set_serving::<TrainerGatewayServer<TrainerGatewayService>>()
+        .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(fieldfare_proto::FILE_DESCRIPTOR_SET)
         .build_v1()?;
@@ -213,6 +246,14 @@ async fn services(plane: &Arc<ControlPlane>, rollouts: Rollouts) -> Result<Route
         .add_service(reflection)
         .add_service(enrolment.max_decoding_message_size(DEVICE_MESSAGE_BYTES_MAX))
         .add_service(devices.max_decoding_message_size(DEVICE_MESSAGE_BYTES_MAX))
-        .add_service(operators.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(trainers.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)))
+        .add_service(
+            operators
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            trainers
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        ))
 }

@@ -1,0 +1,11 @@
+//! The controller as its peers see it: a real listener, real TLS, a real store in a temporary folder, real clients.
+
+mod artifacts;
+mod enrolment;
+mod fixture;
+mod jobs;
+mod plain;
+mod publication;
+mod release;
+mod rollouts;
+mod sessions;

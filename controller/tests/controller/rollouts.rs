@@ -1,0 +1,345 @@
+//! Rollouts over devices that speak the protocol: a good release reaches everybody, a bad one comes back by itself.
+
+use fieldfare_proto::v1::{
+    ApplyDeploymentRequest, CommandRolloutRequest, Converged, DeadlineRule, Deployment, DeploymentSpec, DesiredModel,
+    DesiredState, DeviceOutcome, ExplainDeviceRequest, Gate, GateEvidence, GateMetric, GateVerdict,
+    GetDeploymentRequest, GetRolloutRequest, MinimumEvidence, ObservedModel, ObservedState, PlanPlacementRequest,
+    Progress, Requirements, RolloutCommand, RolloutPhase, RolloutPolicy, RolloutStatus, TokenRole, WavePhase, WaveSize,
+    device_message, gate, gateway_message, progress, wave_size,
+};
+use tonic::{Code, Status};
+
+use crate::fixture::{Fleet, PATIENCE, refusal};
+use crate::release::{MODEL, Signer, release};
+use crate::sessions::{Session, hello};
+
+pub(crate) const DEPLOYMENT: &str = "soil";
+
+fn requirements() -> Requirements {
+    Requirements {
+        min_tokens_per_second: 1.0,
+        context_tokens: 128,
+        ..Requirements::default()
+    }
+}
+
+/// One canary, then everybody; nine of ten probes must be answered as expected.
+fn policy() -> RolloutPolicy {
+    let size = |size| WaveSize { size: Some(size) };
+    RolloutPolicy {
+        waves: vec![size(wave_size::Size::Count(1)), size(wave_size::Size::Percent(100))],
+        gates: vec![Gate {
+            metric: GateMetric::ProbeExactMatch.into(),
+            bound: Some(gate::Bound::AtLeast(0.9)),
+        }],
+        max_unavailable: 10,
+        minimum_evidence: Some(MinimumEvidence {
+            devices: 1,
+            probes: 1,
+            requests: 0,
+        }),
+        observation_ms: 50,
+        wave_deadline_ms: 60_000,
+        on_deadline: DeadlineRule::RollBack.into(),
+        offline_after_ms: 60_000,
+    }
+}
+
+pub(crate) fn spec(number: u32) -> DeploymentSpec {
+    DeploymentSpec {
+        model: MODEL.into(),
+        selector: "site".into(),
+        manifest_target: release(number).name.to_string(),
+        requirements: Some(requirements()),
+        policy: Some(policy()),
+    }
+}
+
+pub(crate) async fn apply(fleet: &Fleet, spec: DeploymentSpec) -> Result<Deployment, Status> {
+    let request = ApplyDeploymentRequest {
+        name: DEPLOYMENT.into(),
+        spec: Some(spec),
+        expected: None,
+    };
+    fleet
+        .operator()
+        .await
+        .apply_deployment(request)
+        .await
+        .map(tonic::Response::into_inner)
+}
+
+/// The number in `MODEL.rN.release.json`.
+fn number(manifest_target: &str) -> u32 {
+    manifest_target
+        .split('.')
+        .nth(1)
+        .and_then(|part| part[1..].parse().ok())
+        .unwrap_or(0)
+}
+
+/// Runs whatever it is told at once, and answers its probes right unless the release's number is `bad`.
+fn installed(model: &DesiredModel, bad: u32) -> ObservedModel {
+    let release = number(&model.manifest_target);
+    let matched = if release == bad { 0 } else { 10 };
+    let evidence = GateEvidence {
+        probes_run: 10,
+        probes_matched: matched,
+        requests: 10,
+        ..GateEvidence::default()
+    };
+    let name = if release == 0 {
+        String::new()
+    } else {
+        format!("{}.r{release}", model.model)
+    };
+    ObservedModel {
+        deployment: model.deployment.clone(),
+        generation: model.generation,
+        target_release: name.clone(),
+        progress: Some(Progress {
+            kind: Some(progress::Kind::Converged(Converged {})),
+        }),
+        running_release: name,
+        running_manifest_target: model.manifest_target.clone(),
+        running_variant: model.variant.clone(),
+        evidence: Some(evidence),
+        ..ObservedModel::default()
+    }
+}
+
+/// A device that obeys until the fleet stops.
+pub(crate) async fn obedient(fleet: &Fleet, name: &str, bad: u32) {
+    let identity = fleet.join(TokenRole::Device, name).await;
+    let mut session = Session::open(fleet, &identity, hello(name)).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok(Some(message)) = session.next().await {
+            if let gateway_message::Message::Desired(DesiredState { models, .. }) = message {
+                let models = models.iter().map(|model| installed(model, bad)).collect();
+                session
+                    .send(device_message::Message::Observed(ObservedState {
+                        models,
+                        disk_free_bytes: 1 << 30,
+                    }))
+                    .await;
+            }
+        }
+    });
+}
+
+/// Watches to the end.
+pub(crate) async fn outcome(fleet: &Fleet) -> RolloutStatus {
+    let request = GetRolloutRequest {
+        deployment: DEPLOYMENT.into(),
+    };
+    let mut watch = fleet
+        .operator()
+        .await
+        .watch_rollout(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let mut last = RolloutStatus::default();
+    let watched = async {
+        while let Some(status) = watch.message().await.unwrap() {
+            last = status;
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, watched).await;
+    assert!(ended.is_ok(), "the rollout does not end: {last:?}");
+    last
+}
+
+/// Two devices with release 1, of which none has anything to say about release `bad` but that its probes fail.
+async fn settled(bad: u32) -> (Fleet, Signer) {
+    let fleet = Fleet::start().await;
+    let mut signer = Signer::new(&fleet);
+    signer.install_root(&fleet).await;
+    signer.publish(&fleet, &release(1)).await.unwrap();
+    obedient(&fleet, "north", bad).await;
+    obedient(&fleet, "south", bad).await;
+    apply(&fleet, spec(1)).await.unwrap();
+    let first = outcome(&fleet).await;
+    assert_eq!(first.phase(), RolloutPhase::Completed, "{first:?}");
+    (fleet, signer)
+}
+
+#[tokio::test]
+async fn a_good_release_reaches_every_device_wave_by_wave() {
+    let (fleet, mut signer) = settled(0).await;
+    signer.publish(&fleet, &release(2)).await.unwrap();
+    let applied = apply(&fleet, spec(2)).await.unwrap();
+    assert_eq!(number(&applied.current_manifest), 1);
+    let last = outcome(&fleet).await;
+    assert_eq!(last.phase(), RolloutPhase::Completed, "{last:?}");
+    assert!(
+        last.waves.iter().all(|wave| wave.phase() == WavePhase::Passed),
+        "{:?}",
+        last.waves
+    );
+    assert_eq!(last.devices.len(), 2);
+    assert!(
+        last.devices
+            .iter()
+            .all(|device| device.outcome() == DeviceOutcome::Converged && device.variant == "q8-0")
+    );
+
+    let asked = ExplainDeviceRequest { device: "north".into() };
+    let why = fleet.operator().await.explain_device(asked).await.unwrap().into_inner();
+    assert_eq!(why.deployments[0].code, "on_target");
+    assert_eq!(why.deployments[0].placement.as_ref().unwrap().chosen, "q8-0");
+    let current = apply(&fleet, spec(2)).await.unwrap().current_manifest;
+    assert_eq!(number(&current), 2);
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_release_rolls_itself_back_after_the_canary() {
+    let (fleet, mut signer) = settled(2).await;
+    signer.publish(&fleet, &release(2)).await.unwrap();
+    apply(&fleet, spec(2)).await.unwrap();
+    let last = outcome(&fleet).await;
+    assert_eq!(last.phase(), RolloutPhase::RolledBack, "{last:?}");
+    assert_eq!(last.waves[0].phase(), WavePhase::Failed, "{:?}", last.waves);
+    assert_eq!(last.waves[0].gates[0].verdict(), GateVerdict::Failed);
+    // The second wave never began: the other device never heard of the release.
+    assert_eq!(last.waves[1].phase(), WavePhase::Waiting, "{:?}", last.waves);
+    let request = GetDeploymentRequest {
+        name: DEPLOYMENT.into(),
+    };
+    let shown = fleet
+        .operator()
+        .await
+        .get_deployment(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(number(&shown.current_manifest), 1);
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_paused_rollout_waits_and_an_aborted_one_ends() {
+    let (fleet, mut signer) = settled(0).await;
+    signer.publish(&fleet, &release(2)).await.unwrap();
+    let slow = RolloutPolicy {
+        observation_ms: 3_600_000,
+        wave_deadline_ms: 7_200_000,
+        ..policy()
+    };
+    apply(
+        &fleet,
+        DeploymentSpec {
+            policy: Some(slow),
+            ..spec(2)
+        },
+    )
+    .await
+    .unwrap();
+    let command = async |command: RolloutCommand| {
+        let request = CommandRolloutRequest {
+            deployment: DEPLOYMENT.into(),
+            command: command.into(),
+        };
+        fleet
+            .operator()
+            .await
+            .command_rollout(request)
+            .await
+            .map(|answer| answer.into_inner().phase())
+    };
+    assert_eq!(command(RolloutCommand::Pause).await.unwrap(), RolloutPhase::Paused);
+    let (code, text) = refusal(command(RolloutCommand::Promote).await);
+    assert!(
+        code == Code::FailedPrecondition && text.contains("paused"),
+        "{code:?} {text}"
+    );
+    assert_eq!(command(RolloutCommand::Resume).await.unwrap(), RolloutPhase::Running);
+    signer.publish(&fleet, &release(3)).await.unwrap();
+    let (code, text) = refusal(apply(&fleet, spec(3)).await);
+    assert!(
+        code == Code::FailedPrecondition && text.contains("roll it back or abort"),
+        "{code:?} {text}"
+    );
+    assert_eq!(command(RolloutCommand::Abort).await.unwrap(), RolloutPhase::Aborted);
+    let (code, _) = refusal(command(RolloutCommand::Pause).await);
+    assert_eq!(code, Code::FailedPrecondition);
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_deployment_that_cannot_be_is_refused_with_its_field() {
+    let (fleet, _) = settled(0).await;
+    let cases = [
+        (
+            "selector",
+            DeploymentSpec {
+                selector: "site in (".into(),
+                ..spec(1)
+            },
+        ),
+        (
+            "requirements",
+            DeploymentSpec {
+                requirements: None,
+                ..spec(1)
+            },
+        ),
+        (
+            "policy",
+            DeploymentSpec {
+                policy: Some(RolloutPolicy {
+                    waves: Vec::new(),
+                    ..policy()
+                }),
+                ..spec(1)
+            },
+        ),
+        (
+            "manifest_target",
+            DeploymentSpec {
+                manifest_target: "farm-alert.r1.q8-0.gguf".into(),
+                ..spec(1)
+            },
+        ),
+        (
+            "model",
+            DeploymentSpec {
+                model: "other".into(),
+                ..spec(1)
+            },
+        ),
+        (
+            "release",
+            DeploymentSpec {
+                manifest_target: release(9).name.to_string(),
+                ..spec(1)
+            },
+        ),
+    ];
+    for (field, spec) in cases {
+        let (code, text) = refusal(apply(&fleet, spec).await);
+        assert!(
+            matches!(code, Code::InvalidArgument | Code::NotFound) && text.contains(field),
+            "{field}: {code:?} {text}"
+        );
+    }
+    let impossible = Requirements {
+        min_tokens_per_second: 999_999.0,
+        ..requirements()
+    };
+    let plan = PlanPlacementRequest {
+        manifest_target: spec(1).manifest_target,
+        selector: String::new(),
+        requirements: Some(impossible),
+    };
+    let planned = fleet.operator().await.plan_placement(plan).await.unwrap().into_inner();
+    assert!(
+        planned.devices.len() == 2
+            && planned
+                .devices
+                .iter()
+                .all(|d| d.report.as_ref().unwrap().chosen.is_empty())
+    );
+    fleet.stop().await;
+}
