@@ -32,11 +32,20 @@ impl PretrainOptions {
     /// # Errors
     /// When training fails or a file cannot be written.
     pub fn execute(&self, report: &mut dyn Write) -> Result<()> {
-        let recipe = Recipe { seed: self.seed, steps: self.steps, ..Recipe::default() };
+        let recipe = Recipe {
+            seed: self.seed,
+            steps: self.steps,
+            ..Recipe::default()
+        };
         fs::create_dir_all(&self.out).with_context(|| format!("{} cannot be made", self.out.display()))?;
         let model = pretrain(&recipe, |progress| {
             if progress.step % REPORT_EVERY == 0 || progress.step == progress.steps {
-                let Progress { step, steps, loss, tokens } = progress;
+                let Progress {
+                    step,
+                    steps,
+                    loss,
+                    tokens,
+                } = progress;
                 // Training goes on when nobody reads the report.
                 let _ = writeln!(report, "step {step} of {steps}, {tokens} tokens, loss {loss:.4}");
             }
