@@ -4,6 +4,8 @@
 //! Reference programs, from PyPI: torch 2.15.0, transformers 5.23.0, peft 0.21.2, gguf 0.19.0. `./test --deep`
 //! installs them.
 #![cfg(feature = "engine")]
+// `allow-unwrap-in-tests` and `allow-print-in-tests` cover test functions, and not what they share.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
