@@ -149,10 +149,19 @@ impl Agent {
         );
         tasks.spawn(async move { Ok(installer.run(until).await?) });
         let until = token();
-        tasks.spawn(async move { Ok(session.run(until).await) });
-        tasks.spawn(async move { Ok(renewing.await) });
+        tasks.spawn(async move {
+            session.run(until).await;
+            Ok(())
+        });
+        tasks.spawn(async move {
+            renewing.await;
+            Ok(())
+        });
         let until = token();
-        tasks.spawn(async move { Ok(participant.run(until).await) });
+        tasks.spawn(async move {
+            participant.run(until).await;
+            Ok(())
+        });
         let until = token();
         tasks.spawn(async move { api::serve(listener, state, until).await.context("the local API") });
         // The first task that ends, ends them all.

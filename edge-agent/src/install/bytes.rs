@@ -35,7 +35,7 @@ pub enum BytesError {
     #[error("{target} on this disk is not what the signed release lists")]
     Changed {
         /// Which target.
-        target: TargetName,
+        target: Box<TargetName>,
         /// In which way.
         #[source]
         source: ArtifactError,
@@ -167,7 +167,7 @@ impl Shelf {
     pub fn verify_artifact(&self, artifact: &Artifact) -> Result<(), BytesError> {
         let path = self.artifact(&artifact.sha256);
         let changed = |source| BytesError::Changed {
-            target: artifact.target.clone(),
+            target: Box::new(artifact.target.clone()),
             source,
         };
         let mut file = match File::open(&path) {

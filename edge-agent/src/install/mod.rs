@@ -1,5 +1,6 @@
 //! Installing releases: the shell around [`fieldfare_fleet::install`], which makes every choice.
 
+mod assign;
 mod bytes;
 mod kept;
 mod probes;

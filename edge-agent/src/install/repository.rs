@@ -28,7 +28,7 @@ use crate::limits::{COPY_CHUNK, DOWNLOAD_SILENCE};
 pub enum RepositoryError {
     /// No HTTPS client can be made.
     #[error("the HTTPS client")]
-    Client(#[from] ConnectError),
+    Client(#[source] Box<ConnectError>),
     /// The server cannot be reached or broke off.
     #[error("cannot fetch {name}")]
     Fetch {
@@ -62,15 +62,15 @@ pub enum RepositoryError {
     },
     /// The first root is not the one that the join token promised, or what is trusted was damaged.
     #[error("the trusted state of the release repository")]
-    Trust(#[from] TrustError),
+    Trust(#[source] Box<TrustError>),
     /// The metadata are refused.
     #[error("the release metadata are refused")]
-    Metadata(#[from] UpdateError),
+    Metadata(#[source] Box<UpdateError>),
     /// The metadata do not list the target.
     #[error("the signed metadata do not list {target}")]
     NotListed {
         /// Which target.
-        target: TargetName,
+        target: Box<TargetName>,
     },
     /// The bytes are not what is listed.
     #[error("the bytes of {name} are not what the signed metadata list")]
@@ -85,7 +85,7 @@ pub enum RepositoryError {
     #[error("the manifest {target}")]
     Manifest {
         /// Which one.
-        target: TargetName,
+        target: Box<TargetName>,
         /// What is wrong with it.
         #[source]
         source: ManifestError,
@@ -102,6 +102,18 @@ pub enum RepositoryError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl From<UpdateError> for RepositoryError {
+    fn from(error: UpdateError) -> Self {
+        Self::Metadata(Box::new(error))
+    }
+}
+
+impl From<TrustError> for RepositoryError {
+    fn from(error: TrustError) -> Self {
+        Self::Trust(Box::new(error))
+    }
 }
 
 impl RepositoryError {
@@ -157,7 +169,9 @@ impl RemoteRepository {
         time: &TimeSource,
     ) -> Result<Self, RepositoryError> {
         let trust = ServerTrust::by(&identity.current(), ExpectedServer::Controller);
-        let tls = https_config(Some(identity), &trust, time)?;
+        let tls = https_config(Some(identity), &trust, time)
+            .map_err(Box::new)
+            .map_err(RepositoryError::Client)?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .https_only(true)
@@ -270,7 +284,11 @@ impl RemoteRepository {
         loop {
             match repository.look_up(target)? {
                 Lookup::Listed(listed) => return Ok(listed),
-                Lookup::NotListed => return Err(RepositoryError::NotListed { target: target.clone() }),
+                Lookup::NotListed => {
+                    return Err(RepositoryError::NotListed {
+                        target: Box::new(target.clone()),
+                    });
+                }
                 Lookup::Needs(request) => {
                     let name = request.file.name.clone();
                     let bytes = self.metadata(&request.file).await?;
@@ -303,7 +321,7 @@ impl RemoteRepository {
         };
         ArtifactVerifier::check(listed.length, listed.sha256, &bytes).map_err(artifact)?;
         let manifest = |source| RepositoryError::Manifest {
-            target: target.clone(),
+            target: Box::new(target.clone()),
             source,
         };
         Ok(Resolved {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldfare_fleet::install::{Action, Assignment, Event, Installed, Stage, StepFailure};
+use fieldfare_fleet::install::{Action, Event, Installed, Stage, StepFailure};
 use fieldfare_fleet::rollout::Evidence;
-use fieldfare_fleet::{Generation, Obstacle, ReleaseId, ReleaseNumber, Timestamp};
+use fieldfare_fleet::{Generation, Timestamp};
 use fieldfare_proto::v1;
 use fieldfare_release::TargetName;
 use fieldfare_tls::{Endpoint, IdentityHandle};
@@ -21,10 +21,7 @@ use super::steps::{ServeError, StepEnd, Tools};
 use crate::clock;
 use crate::config::{AgentConfig, Settings};
 use crate::folder::{Folder, FolderError};
-use crate::limits::{
-    INSTALL_QUEUE, MAX_DEPLOYMENTS, PROGRESS_INTERVAL, RESOLVE_REFUSED_RETRY, RESOLVE_RETRY, RESTART_FORGIVEN,
-    RESTART_WAIT,
-};
+use crate::limits::{INSTALL_QUEUE, PROGRESS_INTERVAL, RESTART_FORGIVEN, RESTART_WAIT};
 use crate::process::{self, Binary};
 use crate::serving::Served;
 
@@ -73,7 +70,7 @@ pub struct View {
 
 /// What tasks of the installation report.
 #[derive(Debug)]
-enum Report {
+pub(super) enum Report {
     Step {
         assignment: Generation,
         stage: Stage,
@@ -83,7 +80,7 @@ enum Report {
         generation: Generation,
         model: v1::DesiredModel,
         target: TargetName,
-        answer: Result<Option<Resolved>, RepositoryError>,
+        answer: Box<Result<Option<Resolved>, RepositoryError>>,
     },
     Ended {
         pid: Option<u32>,
@@ -98,12 +95,12 @@ enum Report {
 /// The owner of the installation.
 #[derive(Debug)]
 pub struct Installer {
-    parts: Parts,
-    shelf: Shelf,
-    kept: Kept,
-    repository: Option<RemoteRepository>,
-    unresolved: Option<Unresolved>,
-    look_up_at: Option<Instant>,
+    pub(super) parts: Parts,
+    pub(super) shelf: Shelf,
+    pub(super) kept: Kept,
+    pub(super) repository: Option<RemoteRepository>,
+    pub(super) unresolved: Option<Unresolved>,
+    pub(super) look_up_at: Option<Instant>,
     step: Option<AbortHandle>,
     start: Option<AbortHandle>,
     candidate: Option<(Arc<Served>, Evidence)>,
@@ -113,7 +110,7 @@ pub struct Installer {
     fetched: watch::Sender<Fetched>,
     serving: watch::Sender<Option<Arc<Served>>>,
     observed: watch::Sender<v1::ObservedState>,
-    reports: mpsc::Sender<Report>,
+    pub(super) reports: mpsc::Sender<Report>,
     inbox: mpsc::Receiver<Report>,
 }
 
@@ -211,7 +208,7 @@ impl Installer {
         Some(Instant::now() + at.since(clock::now()))
     }
 
-    fn tools(&self) -> Tools {
+    pub(super) fn tools(&self) -> Tools {
         Tools {
             shelf: self.shelf.clone(),
             binary: self.parts.binary.clone(),
@@ -222,7 +219,7 @@ impl Installer {
     }
 
     /// A client for the artifact endpoint that was last heard of.
-    fn connect_repository(&mut self) {
+    pub(super) fn connect_repository(&mut self) {
         let endpoint = self
             .kept
             .artifact_endpoint
@@ -241,97 +238,6 @@ impl Installer {
         }
     }
 
-    /// Takes in what the controller wants, which may be what it wanted before.
-    fn hear_desired(&mut self) -> Result<(), InstallError> {
-        self.look_up_at = None;
-        let Some(desired) = self.parts.desired.borrow_and_update().clone() else {
-            return Ok(());
-        };
-        if self.kept.artifact_endpoint.as_ref() != Some(&desired.artifact_endpoint) || self.repository.is_none() {
-            self.kept.artifact_endpoint = Some(desired.artifact_endpoint.clone());
-            self.connect_repository();
-        }
-        if desired.state.models.len() > MAX_DEPLOYMENTS {
-            tracing::warn!(
-                assigned = desired.state.models.len(),
-                "only the first deployment by name is served"
-            );
-        }
-        // No deployment selects the device: it keeps what it has.
-        let Some(model) = desired
-            .state
-            .models
-            .into_iter()
-            .min_by(|a, b| a.deployment.cmp(&b.deployment))
-        else {
-            return Ok(());
-        };
-        let generation: Generation = model.generation.map_or(Generation::ZERO, Generation::from);
-        if self.kept.deployment != model.deployment {
-            // Generations of different deployments do not compare.
-            self.kept.deployment = model.deployment.clone();
-            self.kept.install.assignment = Generation::ZERO;
-        }
-        if model.variant.is_empty() || model.manifest_target.is_empty() {
-            self.unresolved = None;
-            self.kept.target = model.manifest_target.parse().ok();
-            return self.tell(Event::Unassigned {
-                assignment: generation,
-                obstacle: Some(Obstacle::NoVariant),
-            });
-        }
-        match model.manifest_target.parse::<TargetName>() {
-            Ok(target) => self.look_up(generation, target, model),
-            Err(error) => {
-                tracing::error!(
-                    error = process::chain(&error),
-                    "the controller assigns what is no release"
-                );
-                Ok(())
-            }
-        }
-    }
-
-    /// Looks a newly assigned release up in the signed metadata. What is known is not looked up again.
-    fn look_up(
-        &mut self,
-        generation: Generation,
-        target: TargetName,
-        model: v1::DesiredModel,
-    ) -> Result<(), InstallError> {
-        let install = &self.kept.install;
-        let full_disk = matches!(install.obstacle, Some(Obstacle::DiskTooSmall { .. }));
-        if generation < install.assignment
-            || (generation == install.assignment && generation != Generation::ZERO && !full_disk)
-        {
-            return Ok(());
-        }
-        let obstacle = self
-            .unresolved
-            .take()
-            .filter(|u| u.target == target)
-            .and_then(|unresolved| unresolved.obstacle);
-        self.unresolved = Some(Unresolved {
-            generation,
-            target: target.clone(),
-            obstacle,
-        });
-        self.report();
-        let (tools, reports) = (self.tools(), self.reports.clone());
-        tokio::spawn(async move {
-            let answer = tools.resolve(&target).await;
-            let _ = reports
-                .send(Report::Resolved {
-                    generation,
-                    model,
-                    target,
-                    answer,
-                })
-                .await;
-        });
-        Ok(())
-    }
-
     fn hear(&mut self, report: Report) -> Result<(), InstallError> {
         match report {
             Report::Resolved {
@@ -345,7 +251,7 @@ impl Installer {
                     .as_ref()
                     .is_some_and(|u| u.generation == generation && u.target == target);
                 if current {
-                    self.take_assignment(generation, &model, target, answer)
+                    self.take_assignment(generation, &model, target, *answer)
                 } else {
                     Ok(())
                 }
@@ -354,95 +260,6 @@ impl Installer {
             Report::Ended { pid, how } => self.hear_of_end(pid, &how),
             Report::Started { installed, answer } => self.hear_of_start(installed, answer),
         }
-    }
-
-    fn take_assignment(
-        &mut self,
-        generation: Generation,
-        model: &v1::DesiredModel,
-        target: TargetName,
-        answer: Result<Option<Resolved>, RepositoryError>,
-    ) -> Result<(), InstallError> {
-        let resolved = match answer {
-            Ok(Some(resolved)) => resolved,
-            Ok(None) => {
-                self.look_up_at = Some(Instant::now() + RESOLVE_RETRY);
-                return Ok(());
-            }
-            Err(error) if error.is_transient() => {
-                tracing::warn!(error = process::chain(&error), %target, "the release cannot be looked up yet");
-                self.look_up_at = Some(Instant::now() + RESOLVE_RETRY);
-                return Ok(());
-            }
-            Err(error) => return self.refuse(process::chain(&error)),
-        };
-        let assignment = match self.assignment(generation, model, &resolved) {
-            Ok(assignment) => assignment,
-            Err(reason) => return self.refuse(reason),
-        };
-        self.shelf.keep_manifest(&resolved.bytes)?;
-        self.unresolved = None;
-        self.kept.target = Some(target);
-        let disk_free = crate::measure::disk_free(self.parts.folder.path()).unwrap_or_default();
-        self.tell(Event::Assigned { assignment, disk_free })
-    }
-
-    /// The metadata or the manifest do not allow the release: said, and looked up again later, since metadata are renewed.
-    fn refuse(&mut self, detail: String) -> Result<(), InstallError> {
-        tracing::error!(detail, "an assigned release may not be installed");
-        if let Some(unresolved) = &mut self.unresolved {
-            unresolved.obstacle = Some(Obstacle::Verification { detail });
-        }
-        self.look_up_at = Some(Instant::now() + RESOLVE_REFUSED_RETRY);
-        self.report();
-        Ok(())
-    }
-
-    /// What the decider is told, checked against what the signed manifest says of the variant and this device's limits.
-    fn assignment(
-        &self,
-        generation: Generation,
-        model: &v1::DesiredModel,
-        resolved: &Resolved,
-    ) -> Result<Assignment, String> {
-        let manifest = &resolved.manifest;
-        let name = model
-            .variant
-            .parse()
-            .map_err(|error| format!("variant {:?}: {error}", model.variant))?;
-        let variant = manifest
-            .variant(&name)
-            .ok_or_else(|| format!("the release has no variant {name}"))?;
-        let allowed = self.parts.settings.borrow().model_memory;
-        let needed = variant.requirements.memory_bytes;
-        if needed > allowed.get() {
-            return Err(format!(
-                "variant {name} needs {needed} bytes of memory, and its owner allows {allowed}"
-            ));
-        }
-        let release = ReleaseId {
-            model: manifest
-                .model
-                .as_str()
-                .parse()
-                .map_err(|error| format!("model name: {error}"))?,
-            number: ReleaseNumber(u64::from(manifest.release.get())),
-        };
-        let install = Installed {
-            release,
-            variant: model
-                .variant
-                .parse()
-                .map_err(|error| format!("variant name: {error}"))?,
-            manifest: super::bytes::digest(&fieldfare_release::Sha256Digest::of(&resolved.bytes)),
-            assignment: generation,
-        };
-        // How many exact answers a variant owes is a gate's question: the device only insists on an answer to each probe.
-        Ok(Assignment {
-            install,
-            bytes_missing: self.shelf.missing(variant),
-            probes_required: 0,
-        })
     }
 
     fn end_step(&mut self, assignment: Generation, stage: Stage, end: StepEnd) -> Result<(), InstallError> {
@@ -576,7 +393,7 @@ impl Installer {
     }
 
     /// Tells the decider, keeps its state, and then does what it says.
-    fn tell(&mut self, event: Event) -> Result<(), InstallError> {
+    pub(super) fn tell(&mut self, event: Event) -> Result<(), InstallError> {
         let mut actions = Vec::new();
         let now: Timestamp = clock::now();
         if let Err(refused) = self.kept.install.handle(now, event, &mut actions) {
@@ -668,7 +485,7 @@ impl Installer {
         self.start = Some(start.abort_handle());
     }
 
-    fn report(&self) {
+    pub(super) fn report(&self) {
         let disk_free = crate::measure::disk_free(self.parts.folder.path()).unwrap_or_default();
         let state = observed(
             &self.kept,

@@ -101,7 +101,7 @@ fn private_steps(dp: DpSgd) -> Result<DpSgdParameters, PlanError> {
     }
     let examples = dp.divisor / dp.sampling_rate;
     let whole = examples.round();
-    if !(whole >= 1.0 && whole < 1e9) || (examples - whole).abs() > 1e-6 * whole {
+    if !(1.0..1e9).contains(&whole) || (examples - whole).abs() > 1e-6 * whole {
         return Err(bad(
             "dp.divisor",
             format!(

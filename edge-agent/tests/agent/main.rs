@@ -1,0 +1,37 @@
+//! The agent's parts against the real binary, a real model and real files.
+
+mod private_store;
+mod serving;
+mod training;
+
+use std::path::PathBuf;
+
+use fieldfare_agent::process::Binary;
+
+/// The agent's own binary.
+fn binary() -> Binary {
+    Binary::new(PathBuf::from(env!("CARGO_BIN_EXE_fieldfare-agent")))
+}
+
+/// A file of the shared test data; nothing, said aloud, where the data are not there.
+#[allow(clippy::disallowed_methods)]
+fn data(path: &str) -> Option<PathBuf> {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
+    let folder = std::env::var("FIELDFARE_TEST_DATA").unwrap_or_else(|_| default.to_owned());
+    let file = PathBuf::from(folder).join(path);
+    if file.exists() {
+        return Some(file);
+    }
+    assert!(
+        std::env::var("CI").is_err(),
+        "{} is missing, and CI is set",
+        file.display()
+    );
+    println!("skipped: {} is missing", file.display());
+    None
+}
+
+/// A real Llama with 260,032 parameters, trained on TinyStories.
+fn stories() -> Option<PathBuf> {
+    data("models/stories260K/stories260K-f32.gguf")
+}

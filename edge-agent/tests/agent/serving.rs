@@ -1,0 +1,122 @@
+//! The serving process: the real binary with a real model.
+
+use fieldfare_agent::example::Example;
+use fieldfare_agent::serving::protocol::{Blame, Load, Options, Prompt};
+use fieldfare_agent::serving::{Engine, Piece, RequestError, StartError};
+
+use crate::{binary, stories};
+
+fn load(weights: std::path::PathBuf) -> Load {
+    Load {
+        weights,
+        adapter: None,
+        address_space: 8 << 30,
+    }
+}
+
+/// Greedy continuation of "Once upon a time", from llama2.c's run.c on stories260K.bin (karpathy/llama2.c at 350e04f).
+const CONTINUATION: &str = ", there was a little girl named Lily. She loved to play outside in the park.";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_answers_several_requests_in_turn_and_the_same_each_time() {
+    let Some(weights) = stories() else { return };
+    let engine = Engine::start(&binary(), load(weights)).await.unwrap();
+    let ask = |tokens| {
+        engine
+            .generate(Prompt::Text("Once upon a time".into()), Options::greedy(tokens))
+            .unwrap()
+    };
+    let (first, second) = tokio::join!(ask(40).whole(), ask(40).whole());
+    let ((text, summary), (again, _)) = (first.unwrap(), second.unwrap());
+    assert!(text.starts_with(CONTINUATION), "{text}");
+    assert_eq!(text, again);
+    assert_eq!((summary.prompt_tokens, summary.completion_tokens), (5, 40));
+    assert!(summary.confidence > 0.0 && summary.confidence <= 1.0 && summary.tokens_per_second > 0.0);
+    engine.stop().await;
+    assert!(engine.ended().await.contains("told to stop"));
+    assert!(matches!(ask_after_the_end(&engine), Err(RequestError::Gone)));
+}
+
+fn ask_after_the_end(engine: &Engine) -> Result<(), RequestError> {
+    engine.generate(Prompt::Text("x".into()), Options::greedy(1)).map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evaluation_measures_loss_and_exact_answers() {
+    let Some(weights) = stories() else { return };
+    let engine = Engine::start(&binary(), load(weights)).await.unwrap();
+    let example = |prompt: &str, completion: &str| Example::Completion {
+        prompt: prompt.into(),
+        completion: completion.into(),
+    };
+    let examples = vec![
+        example("Once upon a time", " nonsense"),
+        Example::Text {
+            text: "Once upon a time, there was a little girl named Lily.".into(),
+        },
+    ];
+    let measured = engine.evaluate(examples).await.unwrap();
+    assert_eq!((measured.examples, measured.completions, measured.exact), (2, 1, 0));
+    assert!(measured.loss().unwrap() > 0.0 && measured.tokens > 10);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_is_refused_and_the_others_go_on() {
+    let Some(weights) = stories() else { return };
+    let engine = Engine::start(&binary(), load(weights)).await.unwrap();
+    let long = engine
+        .generate(Prompt::Text("word ".repeat(engine.context() * 2)), Options::greedy(4))
+        .unwrap();
+    assert!(matches!(
+        long.whole().await,
+        Err(RequestError::Failed {
+            blame: Blame::ContextLength,
+            ..
+        })
+    ));
+    // A request that is dropped is cancelled: the process takes the next one.
+    let mut dropped = engine
+        .generate(Prompt::Text("Once".into()), Options::greedy(200))
+        .unwrap();
+    assert!(matches!(dropped.next().await, Ok(Some(Piece::Text(_)))));
+    drop(dropped);
+    let next = engine
+        .generate(Prompt::Text("Once".into()), Options::greedy(4))
+        .unwrap();
+    assert_eq!(next.whole().await.unwrap().1.completion_tokens, 4);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_fails_its_requests_and_says_how_it_ended() {
+    let Some(weights) = stories() else { return };
+    let engine = Engine::start(&binary(), load(weights)).await.unwrap();
+    let mut request = engine
+        .generate(Prompt::Text("Once".into()), Options::greedy(400))
+        .unwrap();
+    assert!(matches!(request.next().await, Ok(Some(Piece::Text(_)))));
+    let pid = rustix::process::Pid::from_raw(i32::try_from(engine.pid().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    assert!(engine.ended().await.contains("signal: 9"));
+    let end = loop {
+        match request.next().await {
+            Ok(Some(Piece::Text(_))) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(end, Err(RequestError::Gone)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_model_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hostile.gguf");
+    std::fs::write(&path, b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff").unwrap();
+    let refused = Engine::start(&binary(), load(path)).await;
+    assert!(matches!(refused, Err(StartError::Load { .. })), "{refused:?}");
+    let missing = Engine::start(&binary(), load(folder.path().join("none.gguf")))
+        .await
+        .unwrap_err();
+    assert!(missing.to_string().contains("none.gguf"), "{missing}");
+}
