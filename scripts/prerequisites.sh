@@ -52,9 +52,11 @@ need_rust() {
   at_least "${have:-0}" "$RUST_MINIMUM" || fail "Rust $RUST_MINIMUM or newer is needed, found ${have:-none}"
 }
 
-# need_python_packages NAME==VERSION...: a virtual environment of the tests' own, outside the checkout.
+# need_python_packages VENV NAME==VERSION...: a virtual environment of the tests' own, outside the checkout.
 need_python_packages() {
-  local venv="${XDG_CACHE_HOME:-$HOME/.cache}/fieldfare/venv" wanted="$*"
+  local venv="${XDG_CACHE_HOME:-$HOME/.cache}/fieldfare/$1"
+  shift
+  local wanted="$*"
   if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/wanted" 2>/dev/null)" = "$wanted" ]; then return; fi
   if ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
     say "installing Debian packages: python3 python3-venv"
