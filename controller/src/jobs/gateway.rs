@@ -10,6 +10,7 @@ use fieldfare_proto::v1::*;
 use fieldfare_release::tuf::PublicKey;
 use fieldfare_tls::Endpoint;
 use futures_util::Stream;
+use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::claims::{self, HeldClaim};
@@ -85,23 +86,26 @@ impl TrainerGatewayService {
 /// A hint at once, and again whenever there may be something to claim.
 fn hints(watcher: Watcher) -> impl Stream<Item = Result<WorkHint, Status>> + Send {
     let news = watcher.plane.mirror.subscribe(Topic::Jobs);
-    futures_util::stream::try_unfold((watcher, news, true), |(watcher, mut news, first)| async move {
-        let plane = Arc::clone(&watcher.plane);
-        while !first {
-            tokio::select! {
-                () = plane.shutdown.cancelled() => return Ok::<_, Status>(None),
-                changed = news.changed() => if changed.is_err() { return Ok(None) },
-            }
-            // A claim whose lease ended makes news too.
-            if claims::is_any_waiting(&plane.mirror.read()) {
-                break;
-            }
+    futures_util::stream::unfold((watcher, news, true), |(watcher, mut news, first)| async move {
+        if !first {
+            work_appears(&watcher.plane, &mut news).await?;
         }
-        let hint = WorkHint {
-            artifact_endpoint: plane.artifact_endpoint.to_string(),
-        };
-        Ok(Some((hint, (watcher, news, false))))
+        let artifact_endpoint = watcher.plane.artifact_endpoint.to_string();
+        Some((Ok(WorkHint { artifact_endpoint }), (watcher, news, false)))
     })
+}
+
+/// Ends when jobs changed and one waits, be it that a claim's lease ended; nothing at the shutdown.
+async fn work_appears(plane: &ControlPlane, news: &mut watch::Receiver<u64>) -> Option<()> {
+    loop {
+        tokio::select! {
+            () = plane.shutdown.cancelled() => return None,
+            changed = news.changed() => changed.ok()?,
+        }
+        if claims::is_any_waiting(&plane.mirror.read()) {
+            return Some(());
+        }
+    }
 }
 
 fn finished(outcome: &finish_request::Outcome, status: &mut JobStatusRecord) -> Result<(), Refusal> {

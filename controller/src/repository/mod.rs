@@ -46,6 +46,9 @@ impl OnlineKeys {
     }
 }
 
+/// The metadata that a pointer of this generation points at.
+type Current = (v1::Generation, Arc<Repository>);
+
 /// The release repository of one tenant.
 #[derive(Clone, Debug)]
 pub struct ReleaseRepository {
@@ -55,7 +58,7 @@ pub struct ReleaseRepository {
     online: Arc<OnlineKeys>,
     clock: TimeSource,
     /// The metadata of the newest pointer that was read.
-    current: Arc<Mutex<Option<(v1::Generation, Arc<Repository>)>>>,
+    current: Arc<Mutex<Option<Current>>>,
 }
 
 impl From<BlobError> for Refusal {

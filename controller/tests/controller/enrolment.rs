@@ -12,7 +12,6 @@ use fieldfare_proto::v1::{
     evidence, renew_request, renew_response,
 };
 use fieldfare_tls::{Identity, PrivateKey, TrustBundle};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use crate::fixture::{Enrolled, Fleet, enrol_with, refusal};

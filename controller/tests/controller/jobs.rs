@@ -7,14 +7,15 @@ use fieldfare_proto::v1::{
     FederatedCheckpoint, FederatedJobSpec, Fence, FinishRequest, GetJobRequest, ImportCheckpoint, ImportModelRequest,
     ImportSpec, ImportStage, Job, JobRefused, JobStage, JobSucceeded, OpenRoundRequest, ProposeReleaseRequest,
     RenewClaimRequest, RoundConfiguration, RoundRef, RoundSummary, RoundTicket, StartJobRequest, TokenRole,
-    TrainerHello, UploadedArtifact, WorkCheckpoint, claim, finish_request, import_spec, work_checkpoint,
+    TrainerHello, UploadedArtifact, WatchRoundRequest, WorkCheckpoint, claim, finish_request, import_spec, round_event,
+    work_checkpoint,
 };
 use fieldfare_store::LeaseId;
 use prost::Message;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::fixture::{Fleet, refusal};
+use crate::fixture::{Fleet, PATIENCE, refusal};
 use crate::release::{MODEL, Signer, key, release, upload};
 use crate::rollouts::{DEPLOYMENT, apply, obedient, outcome, spec};
 
@@ -246,7 +247,7 @@ async fn a_round_is_opened_to_a_cohort_and_closed_once() {
     let mut signer = Signer::new(&fleet);
     signer.install_root(&fleet).await;
     signer.publish(&fleet, &release(1)).await.unwrap();
-    obedient(&fleet, "north", 0).await;
+    let mut invited = obedient(&fleet, "north", 0).await;
     obedient(&fleet, "south", 0).await;
     // Connected, willing, and without the release: it is not invited, with the reason.
     let (stranger, _session) = trainee(&fleet).await;
@@ -311,6 +312,38 @@ async fn a_round_is_opened_to_a_cohort_and_closed_once() {
     assert_eq!(cohort.cohort_device_ids.len(), 2, "{cohort:?}");
     assert!(!cohort.cohort_device_ids.contains(&stranger));
     assert_eq!(trainer.open_round(open.clone()).await.unwrap().into_inner(), cohort);
+
+    // The session of each invited device hands it a ticket of its own; both refuse, and the trainer hears of both.
+    let invitation = tokio::time::timeout(PATIENCE, invited.recv()).await.unwrap().unwrap();
+    assert_eq!(invitation.trainer_endpoint, "https://127.0.0.1:9443");
+    let ticket = RoundTicket::decode(invitation.ticket.unwrap().ticket.as_slice()).unwrap();
+    assert!(
+        cohort
+            .cohort_device_ids
+            .iter()
+            .any(|id| ticket.device_spiffe_id.ends_with(id)),
+        "{ticket:?}"
+    );
+    assert!(ticket.trainer_spiffe_id.ends_with("/trainer/kiln") && ticket.round.as_ref() == Some(&round));
+    let watch = WatchRoundRequest {
+        fence: claim.fence.clone(),
+        round: Some(round.clone()),
+    };
+    let mut events = trainer.watch_round(watch).await.unwrap().into_inner();
+    for _ in 0..2 {
+        let event = tokio::time::timeout(PATIENCE, events.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .and_then(|event| event.event);
+        let Some(round_event::Event::Dropped(dropped)) = event else {
+            panic!("no drop: {event:?}")
+        };
+        assert!(
+            cohort.cohort_device_ids.contains(&dropped.device_id) && dropped.reason == "not_idle: harvest",
+            "{dropped:?}"
+        );
+    }
     let mut greedy = open.clone();
     greedy.training_memory_bytes = 1 << 40;
     greedy.configuration = RoundConfiguration {

@@ -1,5 +1,7 @@
 //! The controller as its peers see it: a real listener, real TLS, a real store in a temporary folder, real clients.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails like the test")]
+
 mod artifacts;
 mod enrolment;
 mod fixture;

@@ -3,10 +3,13 @@
 use fieldfare_proto::v1::{
     ApplyDeploymentRequest, CommandRolloutRequest, Converged, DeadlineRule, Deployment, DeploymentSpec, DesiredModel,
     DesiredState, DeviceOutcome, ExplainDeviceRequest, Gate, GateEvidence, GateMetric, GateVerdict,
-    GetDeploymentRequest, GetRolloutRequest, MinimumEvidence, ObservedModel, ObservedState, PlanPlacementRequest,
-    Progress, Requirements, RolloutCommand, RolloutPhase, RolloutPolicy, RolloutStatus, TokenRole, WavePhase, WaveSize,
-    device_message, gate, gateway_message, progress, wave_size,
+    GetDeploymentRequest, GetRolloutRequest, InvitationRefused, InvitationReply, MinimumEvidence, ObservedModel,
+    ObservedState, PlanPlacementRequest, Progress, RefusalReason, Requirements, RolloutCommand, RolloutPhase,
+    RolloutPolicy, RolloutStatus, RoundInvitation, RoundTicket, TokenRole, WavePhase, WaveSize, device_message, gate,
+    gateway_message, invitation_reply, progress, wave_size,
 };
+use prost::Message;
+use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
 use crate::fixture::{Fleet, PATIENCE, refusal};
@@ -108,23 +111,41 @@ fn installed(model: &DesiredModel, bad: u32) -> ObservedModel {
     }
 }
 
-/// A device that obeys until the fleet stops.
-pub(crate) async fn obedient(fleet: &Fleet, name: &str, bad: u32) {
+/// A device that installs whatever it is told until the fleet stops, and refuses every invitation, which it hands over.
+pub(crate) async fn obedient(fleet: &Fleet, name: &str, bad: u32) -> mpsc::Receiver<RoundInvitation> {
+    let (invitations, handed_over) = mpsc::channel(8);
     let identity = fleet.join(TokenRole::Device, name).await;
     let mut session = Session::open(fleet, &identity, hello(name)).await.unwrap();
     tokio::spawn(async move {
         while let Ok(Some(message)) = session.next().await {
-            if let gateway_message::Message::Desired(DesiredState { models, .. }) = message {
-                let models = models.iter().map(|model| installed(model, bad)).collect();
-                session
-                    .send(device_message::Message::Observed(ObservedState {
+            match message {
+                gateway_message::Message::Desired(DesiredState { models, .. }) => {
+                    let models = models.iter().map(|model| installed(model, bad)).collect();
+                    let state = ObservedState {
                         models,
                         disk_free_bytes: 1 << 30,
-                    }))
-                    .await;
+                    };
+                    session.send(device_message::Message::Observed(state)).await;
+                }
+                gateway_message::Message::Invitation(invitation) => {
+                    let ticket = RoundTicket::decode(invitation.ticket.as_ref().unwrap().ticket.as_slice()).unwrap();
+                    let no = InvitationRefused {
+                        reason: RefusalReason::NotIdle.into(),
+                        detail: "harvest".into(),
+                    };
+                    let reply = InvitationReply {
+                        round: ticket.round,
+                        reply: Some(invitation_reply::Reply::Refused(no)),
+                    };
+                    session.send(device_message::Message::InvitationReply(reply)).await;
+                    // Most tests have no use for it.
+                    let _ = invitations.send(invitation).await;
+                }
+                _ => {}
             }
         }
     });
+    handed_over
 }
 
 /// Watches to the end.
