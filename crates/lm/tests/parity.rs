@@ -1,7 +1,11 @@
 //! The engine (candle) and training (burn) compute the same logits from the same F32 weights, and training takes the
 //! memory that was predicted.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests fail by panicking and say what they skip")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail by panicking and say what they skip"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
