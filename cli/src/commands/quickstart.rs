@@ -68,7 +68,15 @@ mod tests {
     fn the_defaults_are_the_setting_that_was_measured() {
         let training = parse(&[]).unwrap().training;
         assert_eq!((training.rounds, training.steps, training.rank), (5, 8, 4));
-        assert_eq!((training.epsilon, training.delta, training.sampling_rate, training.clip_norm), (8.0, 1e-5, 0.16, 0.5));
+        assert_eq!(
+            (
+                training.epsilon,
+                training.delta,
+                training.sampling_rate,
+                training.clip_norm
+            ),
+            (8.0, 1e-5, 0.16, 0.5)
+        );
     }
 
     #[test]

@@ -17,7 +17,11 @@ pub(super) fn comparison(devices: &[Device]) -> String {
         devices.iter().map(|device| {
             [
                 device.name.clone(),
-                format!("{} {}", device.release.trim_end_matches(".release.json"), device.variant),
+                format!(
+                    "{} {}",
+                    device.release.trim_end_matches(".release.json"),
+                    device.variant
+                ),
                 device.held_out.to_string(),
                 figures(device.loss_before, device.exact_match_before),
                 figures(device.loss_after, device.exact_match_after),
@@ -30,15 +34,31 @@ pub(super) fn comparison(devices: &[Device]) -> String {
 
 /// The last words of a run that succeeded.
 pub(super) fn summary(report: &Report, own: &Path, operator: &Path) -> String {
-    let times: Vec<String> = report.stages.iter().map(|stage| format!("{} {:.1} s", stage.name, stage.seconds)).collect();
+    let times: Vec<String> = report
+        .stages
+        .iter()
+        .map(|stage| format!("{} {:.1} s", stage.name, stage.seconds))
+        .collect();
     let total: f64 = report.stages.iter().map(|stage| stage.seconds).sum();
     let mut lines = vec![format!("done in {total:.0} s: {}", times.join(", "))];
-    lines.push(format!("everything lies in {}: keys, logs, and each device's own folder", report.dir));
+    lines.push(format!(
+        "everything lies in {}: keys, logs, and each device's own folder",
+        report.dir
+    ));
     let fieldfare = format!("FIELDFARE_CONFIG={} {}", operator.display(), own.display());
     if report.kept {
-        let running = report.processes.iter().filter(|process| Path::new(&format!("/proc/{}", process.pid)).exists());
-        let running: Vec<String> = running.map(|process| format!("{} ({})", process.name, process.pid)).collect();
-        let pids: Vec<&str> = running.iter().filter_map(|text| text.rsplit_once('(')).map(|(_, pid)| pid.trim_end_matches(')')).collect();
+        let running = report
+            .processes
+            .iter()
+            .filter(|process| Path::new(&format!("/proc/{}", process.pid)).exists());
+        let running: Vec<String> = running
+            .map(|process| format!("{} ({})", process.name, process.pid))
+            .collect();
+        let pids: Vec<&str> = running
+            .iter()
+            .filter_map(|text| text.rsplit_once('('))
+            .map(|(_, pid)| pid.trim_end_matches(')'))
+            .collect();
         lines.push(format!("still running: {}", running.join(", ")));
         lines.push("try next:".to_owned());
         lines.push(format!("  {fieldfare} devices list"));
@@ -46,7 +66,10 @@ pub(super) fn summary(report: &Report, own: &Path, operator: &Path) -> String {
         lines.push(format!("stop it all with: kill {}", pids.join(" ")));
     } else {
         lines.push("nothing is left running; --keep leaves the fleet up".to_owned());
-        lines.push(format!("try next: {} plan llama-2-7b, or quickstart --data DIR with a file NAME.jsonl for each device", own.display()));
+        lines.push(format!(
+            "try next: {} plan llama-2-7b, or quickstart --data DIR with a file NAME.jsonl for each device",
+            own.display()
+        ));
     }
     lines.join("\n")
 }
@@ -71,7 +94,14 @@ mod tests {
             exact_match_after: Some(0.82),
         };
         let text = comparison(&[device]);
-        for part in ["gate", "adapter.farm.r2 q4-0", "loss 2.500, exact 0 %", "loss 0.500, exact 82 %", "aaaaaaaaaaaa", "bbbbbbbbbbbb"] {
+        for part in [
+            "gate",
+            "adapter.farm.r2 q4-0",
+            "loss 2.500, exact 0 %",
+            "loss 0.500, exact 82 %",
+            "aaaaaaaaaaaa",
+            "bbbbbbbbbbbb",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(!text.contains(&"a".repeat(13)));
@@ -80,13 +110,31 @@ mod tests {
     #[test]
     fn a_kept_fleet_says_what_runs_and_how_to_stop_it() {
         let mut report = Report::new("/x/run-1".to_owned());
-        report.stages = vec![StageTime { name: "fleet", seconds: 1.0 }, StageTime { name: "import", seconds: 2.0 }];
-        report.processes = vec![StartedProcess { name: "agent".to_owned(), pid: std::process::id() }];
+        report.stages = vec![
+            StageTime {
+                name: "fleet",
+                seconds: 1.0,
+            },
+            StageTime {
+                name: "import",
+                seconds: 2.0,
+            },
+        ];
+        report.processes = vec![StartedProcess {
+            name: "agent".to_owned(),
+            pid: std::process::id(),
+        }];
         let stopped = summary(&report, Path::new("fieldfare"), Path::new("/x/run-1/operator"));
-        assert!(stopped.contains("done in 3 s") && stopped.contains("nothing is left running"), "{stopped}");
+        assert!(
+            stopped.contains("done in 3 s") && stopped.contains("nothing is left running"),
+            "{stopped}"
+        );
         report.kept = true;
         let kept = summary(&report, Path::new("fieldfare"), Path::new("/x/run-1/operator"));
         assert!(kept.contains(&format!("kill {}", std::process::id())), "{kept}");
-        assert!(kept.contains("FIELDFARE_CONFIG=/x/run-1/operator fieldfare devices list"), "{kept}");
+        assert!(
+            kept.contains("FIELDFARE_CONFIG=/x/run-1/operator fieldfare devices list"),
+            "{kept}"
+        );
     }
 }

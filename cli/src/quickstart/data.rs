@@ -66,7 +66,12 @@ impl Example {
 
     fn conversation(messages: &Value) -> Result<Self, String> {
         let list = messages.as_array().ok_or("field `messages` is not a list")?;
-        let message = |value| Ok(Message { role: text(value, "role")?, content: text(value, "content")? });
+        let message = |value| {
+            Ok(Message {
+                role: text(value, "role")?,
+                content: text(value, "content")?,
+            })
+        };
         let messages: Vec<Message> = list.iter().map(message).collect::<Result<_, String>>()?;
         match messages.as_slice() {
             [_, .., last] if last.role == "assistant" => Ok(Self::Messages(messages)),
@@ -78,7 +83,9 @@ impl Example {
     pub fn to_json(&self) -> Value {
         match self {
             Self::Messages(messages) => {
-                let list = messages.iter().map(|m| serde_json::json!({"role": m.role, "content": m.content}));
+                let list = messages
+                    .iter()
+                    .map(|m| serde_json::json!({"role": m.role, "content": m.content}));
                 serde_json::json!({"messages": list.collect::<Vec<_>>()})
             }
             Self::Completion { prompt, completion } => serde_json::json!({"prompt": prompt, "completion": completion}),
@@ -103,7 +110,10 @@ fn text(value: &Value, field: &str) -> Result<String, String> {
 
 /// Examples as JSON lines.
 pub fn to_lines(examples: &[Example]) -> String {
-    examples.iter().map(|example| example.to_json().to_string() + "\n").collect()
+    examples
+        .iter()
+        .map(|example| example.to_json().to_string() + "\n")
+        .collect()
 }
 
 /// Reads examples from JSON lines; empty lines are passed over.
@@ -111,9 +121,14 @@ pub fn to_lines(examples: &[Example]) -> String {
 /// # Errors
 /// The file cannot be read, is too long, or has a line that is no example: named by file and line.
 pub fn read(path: &Path) -> Result<Vec<Example>> {
-    let length = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
+    let length = fs::metadata(path)
+        .with_context(|| format!("reading {}", path.display()))?
+        .len();
     if length > MAX_TEXT_BYTES {
-        return Err(anyhow!("{} has {length} bytes, more than the limit of {MAX_TEXT_BYTES}", path.display()));
+        return Err(anyhow!(
+            "{} has {length} bytes, more than the limit of {MAX_TEXT_BYTES}",
+            path.display()
+        ));
     }
     let content = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let lines = content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -162,7 +177,11 @@ pub fn split(mut examples: Vec<Example>) -> Split {
     let held_out = examples.split_off(examples.len() - examples.len() / 5);
     let tenth = (examples.len() + held_out.len()) / 10;
     let evaluation = examples.split_off(examples.len() - tenth.min(MAX_EVALUATION_EXAMPLES));
-    Split { training: examples, evaluation, held_out }
+    Split {
+        training: examples,
+        evaluation,
+        held_out,
+    }
 }
 
 /// Reads a folder of one's own: each `NAME.jsonl` is a device.
@@ -176,33 +195,50 @@ pub fn read_folder(folder: &Path) -> Result<RunData> {
         let name = device_name(&path)?;
         let examples = read(&path)?;
         if examples.len() < MIN_EXAMPLES {
-            let what = format!("{} has {} examples; a device needs at least {MIN_EXAMPLES}", path.display(), examples.len());
+            let what = format!(
+                "{} has {} examples; a device needs at least {MIN_EXAMPLES}",
+                path.display(),
+                examples.len()
+            );
             return Err(Advice::new(what, "add examples, or take the file out of the folder").into());
         }
         let parts = split(examples);
         evaluation.extend(parts.evaluation);
-        devices.push(DeviceData { name, training: parts.training, held_out: parts.held_out });
+        devices.push(DeviceData {
+            name,
+            training: parts.training,
+            held_out: parts.held_out,
+        });
     }
     let statement = format!(
         "of each file the last fifth is held out and judges its device; the tenth before it (at most {MAX_EVALUATION_EXAMPLES} \
          examples) leaves the device as its part of the consented evaluation set, {} examples in all; the rest trains and stays",
         evaluation.len()
     );
-    Ok(RunData { devices, evaluation, statement })
+    Ok(RunData {
+        devices,
+        evaluation,
+        statement,
+    })
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let paths = entries.flatten().map(|entry| entry.path());
-    let mut files: Vec<PathBuf> =
-        paths.filter(|path| path.is_file() && path.extension().is_some_and(|extension| extension == "jsonl")).collect();
+    let mut files: Vec<PathBuf> = paths
+        .filter(|path| path.is_file() && path.extension().is_some_and(|extension| extension == "jsonl"))
+        .collect();
     files.sort();
     if files.is_empty() {
         let what = format!("{} has no file NAME.jsonl", folder.display());
         return Err(Advice::new(what, "put one file of JSON lines there for each device").into());
     }
     if files.len() > MAX_DEVICES {
-        return Err(anyhow!("{} has {} files NAME.jsonl, and at most {MAX_DEVICES} devices are run", folder.display(), files.len()));
+        return Err(anyhow!(
+            "{} has {} files NAME.jsonl, and at most {MAX_DEVICES} devices are run",
+            folder.display(),
+            files.len()
+        ));
     }
     Ok(files)
 }
@@ -213,7 +249,10 @@ fn device_name(path: &Path) -> Result<String> {
     // Devices and deployments are named by the same rule.
     let name = DeploymentName::new(&*stem).map_err(|error| {
         let what = format!("{} names no device: {error}", path.display());
-        anyhow!(Advice::new(what, "rename the file, with lower-case letters, digits and hyphens"))
+        anyhow!(Advice::new(
+            what,
+            "rename the file, with lower-case letters, digits and hyphens"
+        ))
     })?;
     Ok(name.to_string())
 }
@@ -228,7 +267,9 @@ mod tests {
 
     #[test]
     fn the_last_fifth_is_held_out_and_the_tenth_before_it_is_consented() {
-        for (count, training, evaluation, held_out) in [(20, 14, 2, 4), (25, 18, 2, 5), (250, 175, 25, 50), (1000, 775, 25, 200)] {
+        for (count, training, evaluation, held_out) in
+            [(20, 14, 2, 4), (25, 18, 2, 5), (250, 175, 25, 50), (1000, 775, 25, 200)]
+        {
             let all = lines(count);
             let parts = split(all.clone());
             let sizes = (parts.training.len(), parts.evaluation.len(), parts.held_out.len());
@@ -259,15 +300,24 @@ mod tests {
             (r#"{"prompt": "", "completion": "b"}"#, "`prompt` is empty"),
             (r#"{"text": 1}"#, "`text` is not a string"),
             (r#"{"messages": 1}"#, "`messages` is not a list"),
-            (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "at least two messages"),
-            (r#"{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}"#, "`content` is missing"),
+            (
+                r#"{"messages": [{"role": "user", "content": "a"}]}"#,
+                "at least two messages",
+            ),
+            (
+                r#"{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}"#,
+                "`content` is missing",
+            ),
         ];
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gate.jsonl");
         for (bad, expected) in cases {
             fs::write(&path, format!("{{\"text\": \"a\"}}\n\n{bad}\n")).unwrap();
             let error = read(&path).unwrap_err().to_string();
-            assert!(error.contains("gate.jsonl line 3: ") && error.contains(expected), "{error}");
+            assert!(
+                error.contains("gate.jsonl line 3: ") && error.contains(expected),
+                "{error}"
+            );
         }
     }
 
@@ -279,19 +329,47 @@ mod tests {
         }
         fs::write(folder.path().join("notes.txt"), "not for us").unwrap();
         let data = read_folder(folder.path()).unwrap();
-        assert_eq!(data.devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!((data.devices[0].training.len(), data.devices[0].held_out.len(), data.evaluation.len()), (21, 6, 6));
+        assert_eq!(
+            data.devices
+                .iter()
+                .map(|device| device.name.as_str())
+                .collect::<Vec<_>>(),
+            ["a", "b"]
+        );
+        assert_eq!(
+            (
+                data.devices[0].training.len(),
+                data.devices[0].held_out.len(),
+                data.evaluation.len()
+            ),
+            (21, 6, 6)
+        );
         assert!(data.statement.contains("last fifth"), "{}", data.statement);
     }
 
     #[test]
     fn folders_that_cannot_be_used_say_why() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(read_folder(folder.path()).unwrap_err().to_string().contains("no file NAME.jsonl"));
+        assert!(
+            read_folder(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("no file NAME.jsonl")
+        );
         fs::write(folder.path().join("My Phone.jsonl"), to_lines(&lines(30))).unwrap();
-        assert!(read_folder(folder.path()).unwrap_err().to_string().contains("names no device"));
+        assert!(
+            read_folder(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("names no device")
+        );
         fs::rename(folder.path().join("My Phone.jsonl"), folder.path().join("phone.jsonl")).unwrap();
         fs::write(folder.path().join("phone.jsonl"), to_lines(&lines(19))).unwrap();
-        assert!(read_folder(folder.path()).unwrap_err().to_string().contains("has 19 examples"));
+        assert!(
+            read_folder(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("has 19 examples")
+        );
     }
 }

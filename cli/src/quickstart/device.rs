@@ -83,10 +83,19 @@ impl LocalApi {
             let path = folder.join(name);
             std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
         };
-        let endpoints: EndpointsFile = serde_json::from_str(&read("endpoints.json")?).context("reading endpoints.json")?;
+        let endpoints: EndpointsFile =
+            serde_json::from_str(&read("endpoints.json")?).context("reading endpoints.json")?;
         let token = read("api-token")?.trim().to_owned();
-        let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy().build().context("the HTTP client")?;
-        Ok(Self { base: endpoints.api, token, http })
+        let http = reqwest::Client::builder()
+            .timeout(REQUEST_TIMEOUT)
+            .no_proxy()
+            .build()
+            .context("the HTTP client")?;
+        Ok(Self {
+            base: endpoints.api,
+            token,
+            http,
+        })
     }
 
     /// Where it listens, for example `http://127.0.0.1:40123`.
@@ -96,13 +105,23 @@ impl LocalApi {
 
     async fn post(&self, path: &str, kind: &str, body: String) -> Result<Value> {
         let request = self.http.post(format!("{}{path}", self.base)).bearer_auth(&self.token);
-        let answer = request.header(reqwest::header::CONTENT_TYPE, kind).body(body).send().await;
+        let answer = request
+            .header(reqwest::header::CONTENT_TYPE, kind)
+            .body(body)
+            .send()
+            .await;
         let answer = answer.with_context(|| format!("asking {}{path}", self.base))?;
         let status = answer.status();
-        let text = answer.text().await.with_context(|| format!("reading the answer of {path}"))?;
+        let text = answer
+            .text()
+            .await
+            .with_context(|| format!("reading the answer of {path}"))?;
         let value: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
         if !status.is_success() {
-            let message = value.pointer("/error/message").and_then(Value::as_str).map_or_else(|| value.to_string(), str::to_owned);
+            let message = value
+                .pointer("/error/message")
+                .and_then(Value::as_str)
+                .map_or_else(|| value.to_string(), str::to_owned);
             bail!("{path} answered {status}: {message}");
         }
         Ok(value)
@@ -114,7 +133,8 @@ impl LocalApi {
     /// The agent refuses them.
     pub async fn add_examples(&self, examples: &[Example]) -> Result<()> {
         for part in examples.chunks(EXAMPLES_PER_REQUEST) {
-            self.post("/fieldfare/v1/examples", "application/x-ndjson", data::to_lines(part)).await?;
+            self.post("/fieldfare/v1/examples", "application/x-ndjson", data::to_lines(part))
+                .await?;
         }
         Ok(())
     }
@@ -125,10 +145,17 @@ impl LocalApi {
     /// Nothing serves, or an example does not fit the model.
     pub async fn evaluate(&self, examples: &[Example]) -> Result<Measured> {
         let part = &examples[..examples.len().min(EXAMPLES_PER_REQUEST)];
-        let answer = self.post("/fieldfare/v1/evaluate", "application/x-ndjson", data::to_lines(part)).await?;
+        let answer = self
+            .post("/fieldfare/v1/evaluate", "application/x-ndjson", data::to_lines(part))
+            .await?;
         let answer: EvaluationAnswer = serde_json::from_value(answer).context("reading the evaluation")?;
         let loss = answer.loss_nats_per_token.context("the evaluation measured no token")?;
-        Ok(Measured { examples: answer.examples, loss, exact_match: answer.exact_match, installed: answer.installed })
+        Ok(Measured {
+            examples: answer.examples,
+            loss,
+            exact_match: answer.exact_match,
+            installed: answer.installed,
+        })
     }
 
     /// Asks through OpenAI's endpoints: a conversation by chat, anything else as a completion. The likeliest answer.
@@ -138,14 +165,25 @@ impl LocalApi {
     pub async fn ask(&self, question: &Question) -> Result<Answer> {
         let (path, mut body, pointer) = match question {
             Question::Text(prompt) => ("/v1/completions", json!({"prompt": prompt}), "/choices/0/text"),
-            Question::Conversation(messages) => ("/v1/chat/completions", json!({"messages": messages}), "/choices/0/message/content"),
+            Question::Conversation(messages) => (
+                "/v1/chat/completions",
+                json!({"messages": messages}),
+                "/choices/0/message/content",
+            ),
         };
         body["temperature"] = json!(0);
         body["max_tokens"] = json!(ANSWER_TOKENS);
         let answer = self.post(path, "application/json", body.to_string()).await?;
-        let text = answer.pointer(pointer).and_then(Value::as_str).context("the answer has no text")?;
+        let text = answer
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .context("the answer has no text")?;
         let own: Own = serde_json::from_value(answer["fieldfare"].clone()).context("the answer's field `fieldfare`")?;
-        Ok(Answer { text: text.trim().to_owned(), confidence: own.confidence, tokens_per_second: own.tokens_per_second })
+        Ok(Answer {
+            text: text.trim().to_owned(),
+            confidence: own.confidence,
+            tokens_per_second: own.tokens_per_second,
+        })
     }
 }
 
@@ -165,7 +203,12 @@ impl Question {
             Example::Completion { prompt, .. } => Self::Text(prompt.clone()),
             Example::Messages(messages) => {
                 let before = &messages[..messages.len().saturating_sub(1)];
-                Self::Conversation(before.iter().map(|m| json!({"role": m.role, "content": m.content})).collect())
+                Self::Conversation(
+                    before
+                        .iter()
+                        .map(|m| json!({"role": m.role, "content": m.content}))
+                        .collect(),
+                )
             }
             Example::Text(text) => {
                 let words: Vec<&str> = text.split_whitespace().collect();
@@ -193,11 +236,24 @@ mod tests {
 
     #[test]
     fn a_question_is_what_comes_before_the_answer() {
-        let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
-        let completion = Example::Completion { prompt: "a".to_owned(), completion: "b".to_owned() };
+        let message = |role: &str, content: &str| Message {
+            role: role.to_owned(),
+            content: content.to_owned(),
+        };
+        let completion = Example::Completion {
+            prompt: "a".to_owned(),
+            completion: "b".to_owned(),
+        };
         assert_eq!(Question::of(&completion), Question::Text("a".to_owned()));
-        let chat = Example::Messages(vec![message("system", "s"), message("user", "q"), message("assistant", "r")]);
+        let chat = Example::Messages(vec![
+            message("system", "s"),
+            message("user", "q"),
+            message("assistant", "r"),
+        ]);
         assert_eq!(Question::of(&chat).shown(), "q");
-        assert_eq!(Question::of(&Example::Text("one two three".to_owned())), Question::Text("one two".to_owned()));
+        assert_eq!(
+            Question::of(&Example::Text("one two three".to_owned())),
+            Question::Text("one two".to_owned())
+        );
     }
 }

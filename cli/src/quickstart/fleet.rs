@@ -36,7 +36,9 @@ fn option(name: &str, value: impl AsRef<OsStr>) -> [OsString; 2] {
 }
 
 fn command(name: &str, options: impl IntoIterator<Item = [OsString; 2]>) -> Vec<OsString> {
-    std::iter::once(name.into()).chain(options.into_iter().flatten()).collect()
+    std::iter::once(name.into())
+        .chain(options.into_iter().flatten())
+        .collect()
 }
 
 fn borrowed(arguments: &[OsString]) -> Vec<&OsStr> {
@@ -46,21 +48,44 @@ fn borrowed(arguments: &[OsString]) -> Vec<&OsStr> {
 impl Quickstart {
     /// Starts the controller and the trainer, and makes the release keys.
     pub(super) async fn fleet(&mut self, global: &Global) -> Result<Session> {
-        self.narrator.begin(Stage::Fleet, "a controller on its embedded store, and a trainer");
+        self.narrator
+            .begin(Stage::Fleet, "a controller on its embedded store, and a trainer");
         let dir = self.folder.controller();
-        self.call("controller-init", Program::Controller, &command("init", [option("--dir", &dir)])).await?;
+        self.call(
+            "controller-init",
+            Program::Controller,
+            &command("init", [option("--dir", &dir)]),
+        )
+        .await?;
         let free = "127.0.0.1:0";
         let run = command(
             "run",
-            [option("--dir", &dir), option("--grpc-listen", free), option("--artifact-listen", free), option("--metrics-listen", free)],
+            [
+                option("--dir", &dir),
+                option("--grpc-listen", free),
+                option("--artifact-listen", free),
+                option("--metrics-listen", free),
+            ],
         );
-        self.processes.start("controller", Program::Controller, &borrowed(&run), &dir.join("endpoints.json")).await?;
+        self.processes
+            .start(
+                "controller",
+                Program::Controller,
+                &borrowed(&run),
+                &dir.join("endpoints.json"),
+            )
+            .await?;
         let contexts = Contexts::at(self.folder.operator());
         let context = contexts.add(CONTEXT, &dir.join("operator"))?;
         let client = Client::connect(&context, global.timeout).await?;
-        let session = Session { context, client, format: global.output };
+        let session = Session {
+            context,
+            client,
+            format: global.output,
+        };
         signing::init(&session.context, &session.client).await?;
-        self.narrator.say("release root and targets keys made; they stay with the operator");
+        self.narrator
+            .say("release root and targets keys made; they stay with the operator");
         self.trainer(&session).await?;
         Ok(session)
     }
@@ -68,13 +93,29 @@ impl Quickstart {
     async fn trainer(&mut self, session: &Session) -> Result<()> {
         let dir = self.folder.trainer();
         let token = self.token(session, token::Role::Trainer, TRAINER).await?;
-        let enrol = command("enrol", [option("--dir", &dir), option("--token", &token), option("--name", TRAINER)]);
+        let enrol = command(
+            "enrol",
+            [
+                option("--dir", &dir),
+                option("--token", &token),
+                option("--name", TRAINER),
+            ],
+        );
         self.call("trainer-enrol", Program::Trainer, &enrol).await?;
         let run = command("run", [option("--dir", &dir)]);
-        self.processes.start("trainer", Program::Trainer, &borrowed(&run), &dir.join("endpoints.json")).await?;
+        self.processes
+            .start(
+                "trainer",
+                Program::Trainer,
+                &borrowed(&run),
+                &dir.join("endpoints.json"),
+            )
+            .await?;
         let known = || async {
             let trainers = trainers::list(session).await?;
-            Ok(trainers.iter().any(|trainer| trainer.name == TRAINER && !trainer.delegation_public_key_pem.is_empty()))
+            Ok(trainers
+                .iter()
+                .any(|trainer| trainer.name == TRAINER && !trainer.delegation_public_key_pem.is_empty()))
         };
         until("the trainer", known).await?;
         self.narrator.say("the trainer enrolled and keeps its own signing key");
@@ -106,17 +147,31 @@ impl Quickstart {
         adapter: u64,
     ) -> Result<Vec<RunDevice>> {
         let count = data.devices.len();
-        self.narrator.begin(Stage::Devices, &format!("{count} devices enrol with one-time tokens, then speak mutual TLS"));
+        self.narrator.begin(
+            Stage::Devices,
+            &format!("{count} devices enrol with one-time tokens, then speak mutual TLS"),
+        );
         let context = releases::context_tokens(manifest);
-        let grants = owners::grants(manifest, context, adapter, count);
+        let grants = owners::grants(manifest, context, adapter);
         let profiles = reference_profiles();
         let mut devices = Vec::new();
-        for ((device, grant), profile) in data.devices.iter().zip(grants).zip((0..count).map(|index| &profiles[index % profiles.len()])) {
-            // A device of the farm is named after the machine whose profile it has.
-            let profile = profiles.iter().find(|known| known.device_model == device.name).unwrap_or(profile);
+        for (index, device) in data.devices.iter().enumerate() {
+            // A device of the farm is named after the machine whose profile it has; others take turns.
+            let namesake = profiles.iter().position(|profile| profile.device_model == device.name);
+            let index = namesake.unwrap_or(index % profiles.len());
             let folder = self.folder.device(&device.name);
-            self.device(session, &device.name, profile, grant, &folder).await?;
-            devices.push(RunDevice { data: device.clone(), api: LocalApi::of(&folder)? });
+            self.device(
+                session,
+                &device.name,
+                &profiles[index],
+                grants[index % grants.len()],
+                &folder,
+            )
+            .await?;
+            devices.push(RunDevice {
+                data: device.clone(),
+                api: LocalApi::of(&folder)?,
+            });
         }
         let names: Vec<&str> = data.devices.iter().map(|device| device.name.as_str()).collect();
         until("every device", || all_connected(session, &names)).await?;
@@ -146,16 +201,28 @@ impl Quickstart {
         let enrol = command("enrol", options);
         self.call(&format!("{name}-enrol"), Program::Agent, &enrol).await?;
         let run = command("run", [option("--dir", folder), option("--api-listen", "127.0.0.1:0")]);
-        self.processes.start(name, Program::Agent, &borrowed(&run), &folder.join("endpoints.json")).await?;
-        let memory = grant.map_or_else(|| format!("{} for models", bytes(profile.model_memory.get())), |grant| format!("its owner lets models use {}", bytes(grant)));
-        self.narrator.say(&format!("{name} enrolled as an emulated {}; {memory}", profile.device_model));
+        self.processes
+            .start(name, Program::Agent, &borrowed(&run), &folder.join("endpoints.json"))
+            .await?;
+        let memory = grant.map_or_else(
+            || format!("{} for models", bytes(profile.model_memory.get())),
+            |grant| format!("its owner lets models use {}", bytes(grant)),
+        );
+        self.narrator.say(&format!(
+            "{name} enrolled as an emulated {}; {memory}",
+            profile.device_model
+        ));
         Ok(())
     }
 }
 
 async fn all_connected(session: &Session, names: &[&str]) -> Result<bool> {
     let connected = devices::list(session, "").await?;
-    let is_there = |name: &&str| connected.iter().any(|device| device.name == **name && device.connected && device.profile.is_some());
+    let is_there = |name: &&str| {
+        connected
+            .iter()
+            .any(|device| device.name == **name && device.connected && device.profile.is_some())
+    };
     Ok(names.iter().all(is_there))
 }
 
@@ -173,7 +240,10 @@ where
     match tokio::time::timeout(CONNECT_TIMEOUT, waiting).await {
         Ok(done) => done,
         Err(_) => {
-            let what = format!("the controller did not hear from {whom} within {} s", CONNECT_TIMEOUT.as_secs());
+            let what = format!(
+                "the controller did not hear from {whom} within {} s",
+                CONNECT_TIMEOUT.as_secs()
+            );
             bail!(Advice::new(what, "the logs in the run's folder say why"))
         }
     }

@@ -13,7 +13,8 @@ use crate::exit::Advice;
 const MARKER: &str = "fieldfare-quickstart";
 
 /// What the marker file says to whoever finds it.
-const MARKER_TEXT: &str = "Runs of `fieldfare quickstart`. Each run has a folder of its own; all of it may be deleted.\n";
+const MARKER_TEXT: &str =
+    "Runs of `fieldfare quickstart`. Each run has a folder of its own; all of it may be deleted.\n";
 
 /// The folder of one run, made by [`RunFolder::create`].
 #[derive(Clone, Debug)]
@@ -102,8 +103,13 @@ fn claim(parent: &Path) -> Result<()> {
 /// The greatest number of a run in the folder; 0 before the first.
 fn last_run(parent: &Path) -> Result<u64> {
     let entries = fs::read_dir(parent).with_context(|| format!("reading {}", parent.display()))?;
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    Ok(names.filter_map(|name| name.strip_prefix("run-")?.parse().ok()).max().unwrap_or(0))
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names
+        .filter_map(|name| name.strip_prefix("run-")?.parse().ok())
+        .max()
+        .unwrap_or(0))
 }
 
 #[cfg(test)]

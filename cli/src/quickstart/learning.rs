@@ -19,29 +19,51 @@ const JOB: &str = "personalise";
 
 /// An answer for people.
 fn answered(answer: &Answer) -> String {
-    format!("  {:?} ({:.0} % confident, {:.0} tokens/s on this machine)", answer.text, answer.confidence * 100.0, answer.tokens_per_second)
+    format!(
+        "  {:?} ({:.0} % confident, {:.0} tokens/s on this machine)",
+        answer.text,
+        answer.confidence * 100.0,
+        answer.tokens_per_second
+    )
 }
 
 impl Quickstart {
     /// Asks the first device.
     pub(super) async fn question(&mut self, devices: &[RunDevice]) -> Result<Question> {
-        let Some(device) = devices.first() else { bail!("there is no device to ask") };
-        self.narrator.begin(Stage::Question, &format!("{} through its OpenAI endpoint, {}/v1", device.data.name, device.api.base()));
+        let Some(device) = devices.first() else {
+            bail!("there is no device to ask")
+        };
+        self.narrator.begin(
+            Stage::Question,
+            &format!(
+                "{} through its OpenAI endpoint, {}/v1",
+                device.data.name,
+                device.api.base()
+            ),
+        );
         let question = match (&self.arguments.prompt, device.data.held_out.first()) {
             (Some(prompt), _) => Question::Text(prompt.clone()),
             (None, Some(example)) => Question::of(example),
             (None, None) => bail!("{} holds nothing to ask about", device.data.name),
         };
         let before = device.api.ask(&question).await?;
-        self.narrator.say(&format!("  {}\n{}", question.shown(), answered(&before)));
-        self.report.answers =
-            Some(Answers { prompt: question.shown(), device: device.data.name.clone(), before, after: None });
+        self.narrator
+            .say(&format!("  {}\n{}", question.shown(), answered(&before)));
+        self.report.answers = Some(Answers {
+            prompt: question.shown(),
+            device: device.data.name.clone(),
+            before,
+            after: None,
+        });
         Ok(question)
     }
 
     /// Gives each device its own examples, and measures what serves on its held-out ones.
     pub(super) async fn measure_before(&mut self, devices: &[RunDevice]) -> Result<()> {
-        self.narrator.begin(Stage::Learning, "each device learns from its own examples, which never leave it");
+        self.narrator.begin(
+            Stage::Learning,
+            "each device learns from its own examples, which never leave it",
+        );
         for device in devices {
             device.api.add_examples(&device.data.training).await?;
             let measured = device.api.evaluate(&device.data.held_out).await?;
@@ -52,7 +74,10 @@ impl Quickstart {
             installed(row, &measured);
             let (name, training) = (&device.data.name, device.data.training.len());
             let before = figures(Some(measured.loss), measured.exact_match);
-            self.narrator.say(&format!("{name}: {training} examples to learn from; {} held out: {before}", measured.examples));
+            self.narrator.say(&format!(
+                "{name}: {training} examples to learn from; {} held out: {before}",
+                measured.examples
+            ));
         }
         Ok(())
     }
@@ -66,7 +91,10 @@ impl Quickstart {
         devices: &[RunDevice],
     ) -> Result<TargetName> {
         release::delegate(session, model.name.as_str(), TRAINER).await?;
-        self.narrator.say(&format!("the trainer may now sign adapter releases of {}, and nothing else", model.name));
+        self.narrator.say(&format!(
+            "the trainer may now sign adapter releases of {}, and nothing else",
+            model.name
+        ));
         let start = job::Start {
             name: Some(JOB.to_owned()),
             deployment: DEPLOYMENT.to_owned(),
@@ -80,22 +108,35 @@ impl Quickstart {
         self.report.rounds = ended.rounds.iter().map(|summary| round(summary, answers)).collect();
         self.report.evaluations = ended.evaluations.iter().map(evaluation).collect();
         for device in &ended.ineligible {
-            self.narrator.say(&format!("not invited: {}: {}", device.device_id, device.reason));
+            self.narrator
+                .say(&format!("not invited: {}: {}", device.device_id, device.reason));
         }
         let target = job::succeeded(ended)?.manifest_target;
         let (name, _) = release::manifest(&release::get(session, &target).await?)?;
         let verified = release::verify(session, &name).await?;
-        self.narrator.say(&format!("{name} published; verified as a device does: signed by {}, {} files", verified.role, verified.files));
-        self.report.release = Some(Release { manifest_target: verified.manifest_target, sha256: verified.manifest_sha256 });
+        self.narrator.say(&format!(
+            "{name} published; verified as a device does: signed by {}, {} files",
+            verified.role, verified.files
+        ));
+        self.report.release = Some(Release {
+            manifest_target: verified.manifest_target,
+            sha256: verified.manifest_sha256,
+        });
         Ok(name)
     }
 
     /// The job's settings, fitted to the devices that there are.
     fn training(&self, devices: &[RunDevice]) -> job::Training {
         let mut training = self.arguments.training.clone();
-        let fewest = devices.iter().map(|device| device.data.training.len()).min().unwrap_or_default();
+        let fewest = devices
+            .iter()
+            .map(|device| device.data.training.len())
+            .min()
+            .unwrap_or_default();
         // A public constant of the job; that all devices are ours, and can be counted, is a privilege of a demonstration.
-        training.examples_per_device = training.examples_per_device.min(u32::try_from(fewest).unwrap_or(u32::MAX));
+        training.examples_per_device = training
+            .examples_per_device
+            .min(u32::try_from(fewest).unwrap_or(u32::MAX));
         training.cohort = training.cohort.min(u32::try_from(devices.len()).unwrap_or(u32::MAX));
         training.quorum = training.quorum.min(training.cohort);
         training
@@ -103,11 +144,19 @@ impl Quickstart {
 
     /// The same question again, and each device on the same held-out examples.
     pub(super) async fn compare(&mut self, devices: &[RunDevice], question: &Question) -> Result<()> {
-        self.narrator.begin(Stage::Comparison, "the same question, and the same held-out examples");
-        let Some(first) = devices.first() else { bail!("there is no device to ask") };
+        self.narrator
+            .begin(Stage::Comparison, "the same question, and the same held-out examples");
+        let Some(first) = devices.first() else {
+            bail!("there is no device to ask")
+        };
         let after = first.api.ask(question).await?;
         if let Some(answers) = &mut self.report.answers {
-            self.narrator.say(&format!("  {}\nbefore:\n{}\nafter:\n{}", answers.prompt, answered(&answers.before), answered(&after)));
+            self.narrator.say(&format!(
+                "  {}\nbefore:\n{}\nafter:\n{}",
+                answers.prompt,
+                answered(&answers.before),
+                answered(&after)
+            ));
             answers.after = Some(after);
         }
         for device in devices {
@@ -122,12 +171,28 @@ impl Quickstart {
     }
 
     fn everybody_has_the_new_release(&self) -> Result<()> {
-        let Some(release) = &self.report.release else { bail!("there is no new release") };
-        match self.report.devices.iter().find(|device| device.release != release.manifest_target) {
+        let Some(release) = &self.report.release else {
+            bail!("there is no new release")
+        };
+        match self
+            .report
+            .devices
+            .iter()
+            .find(|device| device.release != release.manifest_target)
+        {
             None => Ok(()),
             Some(device) => {
-                let what = format!("{} runs {}, not {}", device.name, device.release, release.manifest_target);
-                bail!(Advice::new(what, format!("its log is {}", self.folder.logs().join(format!("{}.log", device.name)).display())))
+                let what = format!(
+                    "{} runs {}, not {}",
+                    device.name, device.release, release.manifest_target
+                );
+                bail!(Advice::new(
+                    what,
+                    format!(
+                        "its log is {}",
+                        self.folder.logs().join(format!("{}.log", device.name)).display()
+                    )
+                ))
             }
         }
     }

@@ -67,6 +67,9 @@ struct RunDevice {
 /// # Errors
 /// What failed, what a gate refused, or that it was interrupted.
 pub async fn run(global: &Global, arguments: Arguments) -> Result<()> {
+    // The devices' local APIs are plain HTTP on loopback, but the HTTP client asks for a provider all the same. Where one is
+    // installed already, it is this one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     // From the first moment on, so that nothing is left behind.
     let mut signals = Signals::install()?;
     let own = std::env::current_exe().context("finding this program")?;
@@ -78,7 +81,14 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<()> {
     let (processes, mut deaths) = Processes::new(own.clone(), folder.logs(), arguments.keep)?;
     let report = Report::new(folder.path().display().to_string());
     let narrator = Narrator::new(term, global.colour());
-    let mut run = Quickstart { arguments, own, folder, narrator, processes, report };
+    let mut run = Quickstart {
+        arguments,
+        own,
+        folder,
+        narrator,
+        processes,
+        report,
+    };
     let done = tokio::select! {
         biased;
         () = signals.next() => Err(Failure::Interrupted.into()),
@@ -108,7 +118,11 @@ struct Signals([tokio::signal::unix::Signal; 3]);
 impl Signals {
     fn install() -> Result<Self> {
         let listen = |kind| signal(kind).context("listening for signals");
-        Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
     }
 
     async fn next(&mut self) {
@@ -129,12 +143,18 @@ impl Quickstart {
         let adapter = owners::adapter_bytes(&model.file, self.arguments.training.rank)?;
         let devices = self.devices(&session, &data, &first.manifest, adapter).await?;
         self.placement(&session, &first, &data).await?;
-        self.narrator.begin(Stage::Rollout, &format!("{} moves through the fleet in waves, behind gates", first.name));
+        self.narrator.begin(
+            Stage::Rollout,
+            &format!("{} moves through the fleet in waves, behind gates", first.name),
+        );
         self.rollout(&session, &first.name).await?;
         let question = self.question(&devices).await?;
         self.measure_before(&devices).await?;
         let second = self.learn(&session, &model, &data, &devices).await?;
-        self.narrator.begin(Stage::Upgrade, &format!("{} replaces {}, canary first", second, first.name));
+        self.narrator.begin(
+            Stage::Upgrade,
+            &format!("{} replaces {}, canary first", second, first.name),
+        );
         self.rollout(&session, &second).await?;
         self.compare(&devices, &question).await?;
         self.narrator.end();
@@ -152,12 +172,14 @@ impl Quickstart {
         } else {
             self.narrator.say("stopping every process (Ctrl-C again kills them)");
             self.processes.stop(Box::pin(signals.next())).await;
-            self.narrator.say(&format!("all {} processes are stopped", self.processes.started().len()));
+            self.narrator
+                .say(&format!("all {} processes are stopped", self.processes.started().len()));
         }
         self.report.stages = self.narrator.times();
         self.report.processes = self.processes.started().to_vec();
         if outcome == Outcome::Succeeded {
-            self.narrator.say(&closing::summary(&self.report, &self.own, &self.folder.operator()));
+            self.narrator
+                .say(&closing::summary(&self.report, &self.own, &self.folder.operator()));
         }
         if global.output == Format::Json {
             output::line(&serde_json::to_string_pretty(&self.report).context("writing JSON")?)?;
@@ -178,7 +200,9 @@ impl Quickstart {
 
 /// How a run ended, and why.
 fn verdict(done: &Result<()>) -> (Outcome, Option<String>) {
-    let Err(error) = done else { return (Outcome::Succeeded, None) };
+    let Err(error) = done else {
+        return (Outcome::Succeeded, None);
+    };
     let outcome = match error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
         Some(Failure::Refused(_)) => Outcome::Refused,
         Some(Failure::Interrupted) => Outcome::Interrupted,
@@ -195,7 +219,10 @@ mod tests {
     fn the_outcome_is_that_of_the_error() {
         assert_eq!(verdict(&Ok(())), (Outcome::Succeeded, None));
         let refused = Err(crate::exit::refused("the loss did not fall").context("job x"));
-        assert_eq!(verdict(&refused), (Outcome::Refused, Some("job x: the loss did not fall".to_owned())));
+        assert_eq!(
+            verdict(&refused),
+            (Outcome::Refused, Some("job x: the loss did not fall".to_owned()))
+        );
         assert_eq!(verdict(&Err(Failure::Interrupted.into())).0, Outcome::Interrupted);
         assert_eq!(verdict(&Err(anyhow::anyhow!("broken"))).0, Outcome::Failed);
     }

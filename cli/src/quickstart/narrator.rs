@@ -70,7 +70,12 @@ pub struct Narrator {
 impl Narrator {
     /// A narrator on this terminal, pipe or file.
     pub fn new(term: Term, colour: bool) -> Self {
-        Self { term, colour, stage: None, times: Vec::new() }
+        Self {
+            term,
+            colour,
+            stage: None,
+            times: Vec::new(),
+        }
     }
 
     /// Begins a stage, and ends the one before.
@@ -85,9 +90,14 @@ impl Narrator {
 
     /// Ends the stage under way, if there is one.
     pub fn end(&mut self) {
-        let Some((stage, since)) = self.stage.take() else { return };
+        let Some((stage, since)) = self.stage.take() else {
+            return;
+        };
         let seconds = since.elapsed().as_secs_f64();
-        self.times.push(StageTime { name: stage.name(), seconds });
+        self.times.push(StageTime {
+            name: stage.name(),
+            seconds,
+        });
         let line = format!("{} done in {seconds:.1} s", stage.name());
         let line = self.paint(Style::new().green(), &line);
         self.say(&line);
@@ -95,7 +105,10 @@ impl Narrator {
 
     /// Time of every stage so far.
     pub fn times(&self) -> Vec<StageTime> {
-        let now = self.stage.map(|(stage, since)| StageTime { name: stage.name(), seconds: since.elapsed().as_secs_f64() });
+        let now = self.stage.map(|(stage, since)| StageTime {
+            name: stage.name(),
+            seconds: since.elapsed().as_secs_f64(),
+        });
         self.times.iter().cloned().chain(now).collect()
     }
 
@@ -126,7 +139,10 @@ mod tests {
         let mut narrator = Narrator::new(Term::buffered_stderr(), false);
         narrator.begin(Stage::Fleet, "x");
         narrator.begin(Stage::Import, "y");
-        assert_eq!(narrator.times().iter().map(|time| time.name).collect::<Vec<_>>(), ["fleet", "import"]);
+        assert_eq!(
+            narrator.times().iter().map(|time| time.name).collect::<Vec<_>>(),
+            ["fleet", "import"]
+        );
         narrator.end();
         narrator.end();
         assert_eq!(narrator.times().len(), 2);

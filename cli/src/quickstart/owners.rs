@@ -13,11 +13,11 @@ use fieldfare_release::manifest::Variant;
 /// Placement sees memory rounded down to this many significant digits, so a grant has no more.
 const DIGITS: u32 = 3;
 
-/// Bytes of a safetensors header and its padding, beside the factors.
-const ADAPTER_HEADER_BYTES: u64 = 64 << 10;
+/// Bytes of one factor's entry in a safetensors header: its name, type, shape and place.
+const ADAPTER_ENTRY_BYTES: u64 = 192;
 
-/// Which of the sizes of a release each device gets, round robin: 0 is the largest. After the five reference profiles: two
-/// take anything, two are short of memory, one is very short.
+/// Which of the sizes of a release the owner of each reference device has room for, in the order of the reference profiles: 0 is
+/// the largest. Two take anything, two are short of memory, one is very short.
 const TIERS: [usize; 5] = [1, 0, 0, 1, 2];
 
 /// Bytes that an adapter of this rank will add to every variant of the model in a GGUF file.
@@ -30,14 +30,22 @@ pub fn adapter_bytes(model: &Path, rank: u32) -> Result<u64> {
     let length = file.metadata().with_context(name)?.len();
     let gguf = Gguf::read_header(&mut file, length).with_context(name)?;
     let config = DecoderConfig::from_gguf(&gguf).with_context(name)?;
-    let widths: usize = Projection::ALL.iter().map(|projection| projection.shape(&config)).map(|(input, output)| input + output).sum();
-    Ok(config.layers as u64 * widths as u64 * u64::from(rank) * 4 + ADAPTER_HEADER_BYTES)
+    let widths: usize = Projection::ALL
+        .iter()
+        .map(|projection| projection.shape(&config))
+        .map(|(input, output)| input + output)
+        .sum();
+    let factors = 2 * Projection::ALL.len() as u64;
+    Ok(config.layers as u64 * (widths as u64 * u64::from(rank) * 4 + factors * ADAPTER_ENTRY_BYTES))
 }
 
 /// Memory that serving a variant with this context takes, as placement predicts it.
 fn need(variant: &Variant, context: u32) -> u64 {
     let unused = variant.figures.context_tokens.saturating_sub(context);
-    variant.requirements.memory_bytes.saturating_sub(variant.figures.kv_bytes_per_token * u64::from(unused))
+    variant
+        .requirements
+        .memory_bytes
+        .saturating_sub(variant.figures.kv_bytes_per_token * u64::from(unused))
 }
 
 fn round_down(value: u64) -> u64 {
@@ -46,12 +54,13 @@ fn round_down(value: u64) -> u64 {
     value / unit * unit
 }
 
-/// What each of `devices` owners grants, in bytes; `None` is all that the profile says. A grant below a variant's need leaves
-/// room for the next smaller one with the adapter that it will get; where there is no such room, nothing is held back.
-pub fn grants(manifest: &ReleaseManifest, context: u32, adapter: u64, devices: usize) -> Vec<Option<u64>> {
+/// What the owner of each reference device grants, in bytes, in the order of the reference profiles; `None` is all that the
+/// profile says. A grant below a variant's need leaves room for the next smaller one with the adapter that it will get; where
+/// there is no such room, nothing is held back.
+pub fn grants(manifest: &ReleaseManifest, context: u32, adapter: u64) -> [Option<u64>; 5] {
     let needs: Vec<u64> = manifest.variants.iter().map(|variant| need(variant, context)).collect();
     let grants = tiers(needs, adapter);
-    (0..devices).map(|device| grants.get(TIERS[device % TIERS.len()]).copied().unwrap_or(*grants.last().unwrap_or(&None))).collect()
+    TIERS.map(|tier| grants[tier.min(grants.len() - 1)])
 }
 
 /// A grant for each size, the largest first.
@@ -84,7 +93,10 @@ mod tests {
     #[test]
     fn sizes_too_close_for_the_adapter_are_not_told_apart() {
         assert_eq!(tiers(vec![17_100_000, 17_000_000], 200_000), [None, None]);
-        assert_eq!(tiers(vec![19_000_000, 17_100_000, 17_000_000], 200_000), [None, Some(18_900_000), Some(18_900_000)]);
+        assert_eq!(
+            tiers(vec![19_000_000, 17_100_000, 17_000_000], 200_000),
+            [None, Some(18_900_000), Some(18_900_000)]
+        );
         assert_eq!(tiers(Vec::new(), 1), [None]);
     }
 

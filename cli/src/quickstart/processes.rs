@@ -13,7 +13,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -23,6 +23,9 @@ use crate::exit::Advice;
 
 /// How long a process may take to end after it was told to: longer than the agents' and the trainer's own draining.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How long the end of a killed process is waited for.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a process may take from its start until it says where it listens. A machine under load is slow, not broken.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -85,13 +88,21 @@ pub fn tail(log: &Path) -> String {
     let bytes = read().unwrap_or_default();
     let text = console::strip_ansi_codes(&String::from_utf8_lossy(&bytes)).into_owned();
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| format!("\n    {line}")).collect()
+    lines[lines.len().saturating_sub(TAIL_LINES)..]
+        .iter()
+        .map(|line| format!("\n    {line}"))
+        .collect()
 }
 
 impl Death {
     /// The error that it is, with the end of the log.
     pub fn error(&self) -> anyhow::Error {
-        let what = format!("{} ended early ({}); the end of its log:{}", self.name, self.status, tail(&self.log));
+        let what = format!(
+            "{} ended early ({}); the end of its log:{}",
+            self.name,
+            self.status,
+            tail(&self.log)
+        );
         Advice::new(what, format!("the whole log is {}", self.log.display())).into()
     }
 }
@@ -132,12 +143,26 @@ impl Processes {
         for program in Program::ALL {
             let path = own.with_file_name(program.binary());
             if !path.is_file() {
-                let what = format!("{} is not there; quickstart runs the programs beside {}", path.display(), own.display());
+                let what = format!(
+                    "{} is not there; quickstart runs the programs beside {}",
+                    path.display(),
+                    own.display()
+                );
                 return Err(Advice::new(what, "`cargo build --release --bins` builds all of them").into());
             }
         }
         let (deaths, receiver) = mpsc::unbounded_channel();
-        Ok((Self { own, logs, keep, started: Vec::new(), watched: Vec::new(), deaths }, receiver))
+        Ok((
+            Self {
+                own,
+                logs,
+                keep,
+                started: Vec::new(),
+                watched: Vec::new(),
+                deaths,
+            },
+            receiver,
+        ))
     }
 
     /// Everything that was started so far.
@@ -177,7 +202,11 @@ impl Processes {
             }
         };
         tokio::time::timeout(READY_TIMEOUT, appears).await.map_err(|_| {
-            let what = format!("{name} was not ready within {} s; its log ends:{}", READY_TIMEOUT.as_secs(), tail(&log));
+            let what = format!(
+                "{name} was not ready within {} s; its log ends:{}",
+                READY_TIMEOUT.as_secs(),
+                tail(&log)
+            );
             anyhow!(Advice::new(what, format!("the whole log is {}", log.display())))
         })
     }
@@ -195,7 +224,9 @@ impl Processes {
             true => Command::new(&binary),
             false => {
                 let mut command = Command::new(&self.own);
-                command.args(["quickstart", "--child-of", &std::process::id().to_string(), "--"]).arg(&binary);
+                command
+                    .args(["quickstart", "--child-of", &std::process::id().to_string(), "--"])
+                    .arg(&binary);
                 command
             }
         };
@@ -212,11 +243,14 @@ impl Processes {
             .spawn()
             .with_context(|| format!("starting {}", binary.display()))?;
         let pid = child.id().unwrap_or_default();
-        self.started.push(StartedProcess { name: name.to_owned(), pid });
+        self.started.push(StartedProcess {
+            name: name.to_owned(),
+            pid,
+        });
         Ok(child)
     }
 
-    /// Stops every process: devices first, the controller last. `impatient` ends the waiting, and what still lives is killed.
+    /// Stops every process: devices first, the controller last. `impatient` ends the waiting; what lives then is killed.
     pub async fn stop(&mut self, mut impatient: impl Future<Output = ()> + Unpin) {
         let mut groups: Vec<Watched> = self.watched.drain(..).collect();
         groups.sort_by_key(|watched| watched.program);
@@ -229,8 +263,9 @@ impl Processes {
         };
         tokio::select! {
             () = patient => {}
-            () = &mut impatient => self.kill(),
+            () = &mut impatient => {}
         }
+        self.kill().await;
     }
 
     /// Lets every process go on without this command.
@@ -238,12 +273,29 @@ impl Processes {
         end(self.watched.drain(..).collect(), Ending::Leave).await;
     }
 
-    /// Kills whatever still lives, each with its own children.
-    fn kill(&self) {
-        for process in &self.started {
+    /// Kills whatever still lives, each with its own children, and collects it.
+    async fn kill(&self) {
+        let is_left = |process: &&StartedProcess| !is_collected(process.pid);
+        for process in self.started.iter().filter(is_left) {
             signal_group(process.pid, Signal::KILL);
         }
+        let collected = async {
+            while self.started.iter().any(|process| is_left(&process)) {
+                tokio::time::sleep(READY_CHECK).await;
+            }
+        };
+        // Nothing survives this signal; one that the kernel holds up is not worth waiting for.
+        let _ = tokio::time::timeout(KILL_TIMEOUT, collected).await;
     }
+}
+
+/// Whether a process has ended and nobody needs to ask how any more.
+fn is_collected(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return true;
+    };
+    // An error says that it is no child of ours: it was collected before.
+    !matches!(rustix::process::waitpid(Some(pid), WaitOptions::NOHANG), Ok(None))
 }
 
 async fn end(group: Vec<Watched>, ending: Ending) {
@@ -259,7 +311,11 @@ async fn end(group: Vec<Watched>, ending: Ending) {
 }
 
 /// Waits for a process and tells of its death, until it is told how to end it.
-async fn watch(mut child: Child, end: oneshot::Receiver<Ending>, death: (String, PathBuf, mpsc::UnboundedSender<Death>)) {
+async fn watch(
+    mut child: Child,
+    end: oneshot::Receiver<Ending>,
+    death: (String, PathBuf, mpsc::UnboundedSender<Death>),
+) {
     tokio::select! {
         // A run that was given up stops its processes, by dropping them.
         ending = end => match ending.unwrap_or(Ending::Stop) {
@@ -300,7 +356,9 @@ fn signal_group(pid: u32, signal: Signal) {
 ///
 /// The request outlives `exec`. It is made here because between `fork` and `exec` no safe Rust runs.
 pub fn become_child(parent: u32, command: &[OsString]) -> anyhow::Error {
-    let Some((program, arguments)) = command.split_first() else { return anyhow!("no program to become") };
+    let Some((program, arguments)) = command.split_first() else {
+        return anyhow!("no program to become");
+    };
     let orphaned = || std::os::unix::process::parent_id() != parent;
     if orphaned() {
         return anyhow!("the parent process is gone");
@@ -331,6 +389,89 @@ mod tests {
         assert_eq!(tail.trim_start().lines().count(), TAIL_LINES);
         assert!(tail.ends_with("line 999\n    red"), "{tail}");
         assert_eq!(super::tail(&folder.path().join("none")), "");
+    }
+
+    /// Processes whose programs are shell scripts: the agent as given, the others as little as possible.
+    fn processes(folder: &Path, agent: &str) -> (Processes, mpsc::UnboundedReceiver<Death>) {
+        use std::os::unix::fs::PermissionsExt;
+        for program in Program::ALL {
+            let body = if program == Program::Agent { agent } else { "exit 0" };
+            let path = folder.join(program.binary());
+            fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        // With `keep` a program is started as itself, and this test is no `fieldfare` that could become it.
+        Processes::new(folder.join("fieldfare"), folder.to_owned(), true).unwrap()
+    }
+
+    fn lives(pid: u32) -> bool {
+        Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    #[tokio::test]
+    async fn what_was_started_is_gone_after_the_stop() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut processes, _deaths) = processes(folder.path(), "touch \"$1\"\nexec sleep 600");
+        let ready = folder.path().join("ready");
+        processes
+            .start("a", Program::Agent, &[ready.as_os_str()], &ready)
+            .await
+            .unwrap();
+        let pid = processes.started()[0].pid;
+        assert!(lives(pid));
+        processes.stop(Box::pin(std::future::pending())).await;
+        assert!(!lives(pid));
+    }
+
+    #[tokio::test]
+    async fn one_that_ignores_the_request_is_killed_with_its_children_when_patience_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "trap '' TERM\nsleep 600 &\necho $! > \"$1.child\"\ntouch \"$1\"\nwhile true; do wait; done";
+        let (mut processes, _deaths) = processes(folder.path(), script);
+        let ready = folder.path().join("ready");
+        processes
+            .start("a", Program::Agent, &[ready.as_os_str()], &ready)
+            .await
+            .unwrap();
+        let (pid, child) = (
+            processes.started()[0].pid,
+            fs::read_to_string(folder.path().join("ready.child")).unwrap(),
+        );
+        processes.stop(Box::pin(std::future::ready(()))).await;
+        assert!(!lives(pid));
+        let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+        assert!(
+            state.is_empty() || state.contains(") Z "),
+            "the child lives on: {state}"
+        );
+    }
+
+    #[tokio::test]
+    async fn one_that_dies_is_reported_with_the_end_of_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut processes, mut deaths) = processes(folder.path(), "touch \"$1\"\necho no memory >&2\nexit 7");
+        let ready = folder.path().join("ready");
+        processes
+            .start("a", Program::Agent, &[ready.as_os_str()], &ready)
+            .await
+            .unwrap();
+        let error = deaths.recv().await.unwrap().error().to_string();
+        assert!(
+            error.contains("a ended early") && error.contains("7") && error.contains("no memory"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_command_that_fails_says_what_it_wrote() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut processes, _deaths) = processes(folder.path(), "echo \"no such token: $1\"\nexit 1");
+        let error = processes
+            .finish("enrol", Program::Agent, &["x".as_ref()])
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("no such token: x"), "{error}");
+        assert!(processes.finish("farm", Program::Trainer, &[]).await.is_ok());
     }
 
     #[test]

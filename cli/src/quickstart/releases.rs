@@ -48,24 +48,37 @@ pub(super) struct Published {
 
 /// The context that the deployment asks of every variant.
 pub(super) fn context_tokens(manifest: &ReleaseManifest) -> u32 {
-    let least = manifest.variants.iter().map(|variant| variant.figures.context_tokens).min();
+    let least = manifest
+        .variants
+        .iter()
+        .map(|variant| variant.figures.context_tokens)
+        .min();
     least.unwrap_or(CONTEXT_TOKENS).min(CONTEXT_TOKENS)
 }
 
 fn needs(context_tokens: u32) -> Needs {
-    Needs { min_tokens_per_second: MIN_TOKENS_PER_SECOND, context_tokens, max_memory: None }
+    Needs {
+        min_tokens_per_second: MIN_TOKENS_PER_SECOND,
+        context_tokens,
+        max_memory: None,
+    }
 }
 
 impl Quickstart {
     /// Has the trainer build and evaluate the variants, and signs what it proposes.
     pub(super) async fn import(&mut self, session: &Session, model: &Model, data: &RunData) -> Result<Published> {
-        self.narrator.begin(Stage::Import, &format!("{} becomes a signed release of {}", model.file.display(), model.name));
+        self.narrator.begin(
+            Stage::Import,
+            &format!("{} becomes a signed release of {}", model.file.display(), model.name),
+        );
         self.narrator.say(&data.statement);
         let folder = self.folder.text();
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let write = |name: &str, text: String| {
             let path = folder.join(name);
-            fs::write(&path, text).with_context(|| format!("writing {}", path.display())).map(|()| path)
+            fs::write(&path, text)
+                .with_context(|| format!("writing {}", path.display()))
+                .map(|()| path)
         };
         let import = release::Import {
             source: model.file.to_string_lossy().into_owned(),
@@ -88,42 +101,80 @@ impl Quickstart {
             manifest.variants.iter().map(|variant| {
                 let figures = &variant.figures;
                 let loss = format!("{:.4} nats/token", figures.held_out_loss);
-                [variant.name.to_string(), bytes(figures.weight_bytes), loss, bytes(variant.requirements.memory_bytes)]
+                [
+                    variant.name.to_string(),
+                    bytes(figures.weight_bytes),
+                    loss,
+                    bytes(variant.requirements.memory_bytes),
+                ]
             }),
         );
         self.narrator.say(&sizes);
         let (role, files) = (&verified.role, verified.files);
-        self.narrator.say(&format!("{name} signed and published; verified as a device does: signed by {role}, {files} files"));
+        self.narrator.say(&format!(
+            "{name} signed and published; verified as a device does: signed by {role}, {files} files"
+        ));
         Ok(Published { name, manifest })
     }
 
     /// Shows which variant each device will run, and why no other.
     pub(super) async fn placement(&mut self, session: &Session, release: &Published, data: &RunData) -> Result<()> {
-        self.narrator.begin(Stage::Placement, "the variant with the lowest held-out loss among those that fit each device");
+        self.narrator.begin(
+            Stage::Placement,
+            "the variant with the lowest held-out loss among those that fit each device",
+        );
         let requirements = needs(context_tokens(&release.manifest)).requirements()?;
         let mut rows = Vec::new();
         for placement in plan::placements(session, release.name.as_str(), "", &requirements).await? {
-            let profile = placement.profile.and_then(|profile| CapabilityProfile::try_from(profile).ok());
-            let variants = placement.report.unwrap_or_default().variants.into_iter().map(VariantView::of).collect();
+            let profile = placement
+                .profile
+                .and_then(|profile| CapabilityProfile::try_from(profile).ok());
+            let variants = placement
+                .report
+                .unwrap_or_default()
+                .variants
+                .into_iter()
+                .map(VariantView::of)
+                .collect();
             rows.push((placed(placement.name, profile.as_ref(), variants), profile));
         }
         rows.sort_by_key(|(row, _)| data.devices.iter().position(|device| device.name == row.device));
         self.narrator.say(&table(
-            ["device", "profile", "model may use", "runs", "predicted tokens/s", "memory", "refused"],
+            [
+                "device",
+                "profile",
+                "model may use",
+                "runs",
+                "predicted tokens/s",
+                "memory",
+                "refused",
+            ],
             rows.iter().map(|(row, profile)| {
                 [
                     row.device.clone(),
                     profile.as_ref().map(described).unwrap_or_default(),
-                    profile.as_ref().map(|profile| bytes(profile.model_memory.get())).unwrap_or_default(),
+                    profile
+                        .as_ref()
+                        .map(|profile| bytes(profile.model_memory.get()))
+                        .unwrap_or_default(),
                     row.variant.clone().unwrap_or_else(|| "nothing".to_owned()),
                     row.tokens_per_second.map(rate).unwrap_or_default(),
                     row.memory_bytes.map(bytes).unwrap_or_default(),
-                    row.refused.iter().map(|r| format!("{}: {}", r.variant, r.reasons.join("; "))).collect::<Vec<_>>().join("\n"),
+                    row.refused
+                        .iter()
+                        .map(|r| format!("{}: {}", r.variant, r.reasons.join("; ")))
+                        .collect::<Vec<_>>()
+                        .join("\n"),
                 ]
             }),
         ));
         self.report.placement = rows.into_iter().map(|(row, _)| row).collect();
-        let winners: std::collections::BTreeSet<&str> = self.report.placement.iter().filter_map(|row| row.variant.as_deref()).collect();
+        let winners: std::collections::BTreeSet<&str> = self
+            .report
+            .placement
+            .iter()
+            .filter_map(|row| row.variant.as_deref())
+            .collect();
         self.narrator.say(&format!("{} variants are in use", winners.len()));
         Ok(())
     }
@@ -148,9 +199,15 @@ impl Quickstart {
         };
         deploy::apply(session, &arguments).await?;
         let ended = rollout::follow(session, DEPLOYMENT).await?;
-        self.report.rollouts.push(Rollout { release: name.to_string(), phase: rollout::phase(ended.phase()) });
+        self.report.rollouts.push(Rollout {
+            release: name.to_string(),
+            phase: rollout::phase(ended.phase()),
+        });
         rollout::judged(&ended)?;
-        self.narrator.say(&format!("every wave passed its gates: {name} runs on {} devices", ended.devices.len()));
+        self.narrator.say(&format!(
+            "every wave passed its gates: {name} runs on {} devices",
+            ended.devices.len()
+        ));
         Ok(())
     }
 }
@@ -170,7 +227,10 @@ fn placed(device: String, profile: Option<&CapabilityProfile>, variants: Vec<Var
         refused: variants
             .iter()
             .filter(|variant| variant.verdict == "refused")
-            .map(|variant| Refusal { variant: variant.variant.clone(), reasons: variant.why.clone() })
+            .map(|variant| Refusal {
+                variant: variant.variant.clone(),
+                reasons: variant.why.clone(),
+            })
             .collect(),
     }
 }

@@ -217,10 +217,17 @@ impl Report {
 
     /// What is known of a device, by its name.
     pub fn device(&mut self, name: &str) -> &mut Device {
-        let index = self.devices.iter().position(|device| device.name == name).unwrap_or_else(|| {
-            self.devices.push(Device { name: name.to_owned(), ..Device::default() });
-            self.devices.len() - 1
-        });
+        let index = self
+            .devices
+            .iter()
+            .position(|device| device.name == name)
+            .unwrap_or_else(|| {
+                self.devices.push(Device {
+                    name: name.to_owned(),
+                    ..Device::default()
+                });
+                self.devices.len() - 1
+            });
         &mut self.devices[index]
     }
 }
@@ -232,7 +239,17 @@ mod tests {
     #[test]
     fn a_run_that_did_nothing_has_every_field_that_programs_read() {
         let json = serde_json::to_value(Report::new("run-1".to_owned())).unwrap();
-        let fields = ["outcome", "dir", "kept", "placement", "rollouts", "rounds", "evaluations", "release", "answers"];
+        let fields = [
+            "outcome",
+            "dir",
+            "kept",
+            "placement",
+            "rollouts",
+            "rounds",
+            "evaluations",
+            "release",
+            "answers",
+        ];
         for field in fields.into_iter().chain(["devices", "stages", "processes"]) {
             assert!(json.get(field).is_some(), "{field}");
         }
@@ -247,6 +264,9 @@ mod tests {
         report.device("b").held_out = 3;
         report.device("a").loss_after = Some(1.0);
         assert_eq!(report.devices.len(), 2);
-        assert_eq!((report.devices[0].loss_before, report.devices[0].loss_after), (Some(2.0), Some(1.0)));
+        assert_eq!(
+            (report.devices[0].loss_before, report.devices[0].loss_after),
+            (Some(2.0), Some(1.0))
+        );
     }
 }

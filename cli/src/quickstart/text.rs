@@ -34,7 +34,10 @@ impl Model {
     pub fn find(named: Option<&Path>, own: &Path) -> Result<Self> {
         let file = match named {
             Some(file) if file.is_file() => file.to_owned(),
-            Some(file) => bail!(Advice::new(format!("{} is no file", file.display()), "name a GGUF file with --model")),
+            Some(file) => bail!(Advice::new(
+                format!("{} is no file", file.display()),
+                "name a GGUF file with --model"
+            )),
             None => shipped(own).ok_or_else(|| {
                 let what = format!("{SHIPPED} was found in no folder above {}", own.display());
                 Advice::new(what, "run the program of a checkout, or name a GGUF file with --model")
@@ -57,12 +60,19 @@ fn shipped(own: &Path) -> Option<PathBuf> {
 /// A model's name from its file's: lower case, and hyphens for whatever a name cannot have. The precision is not part of it.
 fn name(file: &Path) -> Result<ModelName> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    let plain: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let plain: String = stem
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
     let mut name = plain.trim_matches('-');
     for precision in ["f32", "f16", "bf16", "q8-0", "q4-0"] {
-        name = name.strip_suffix(precision).and_then(|rest| rest.strip_suffix('-')).unwrap_or(name);
+        name = name
+            .strip_suffix(precision)
+            .and_then(|rest| rest.strip_suffix('-'))
+            .unwrap_or(name);
     }
-    name.parse().with_context(|| format!("naming a model after {}", file.display()))
+    name.parse()
+        .with_context(|| format!("naming a model after {}", file.display()))
 }
 
 /// Lines of a probe file: the questions of the first examples, for the most precise variant to answer.
@@ -71,7 +81,11 @@ pub fn probes(examples: &[Example]) -> String {
         super::device::Question::Text(prompt) => serde_json::json!({"prompt": prompt}),
         super::device::Question::Conversation(messages) => serde_json::json!({"messages": messages}),
     };
-    examples.iter().take(MAX_PROBES).map(|example| question(example).to_string() + "\n").collect()
+    examples
+        .iter()
+        .take(MAX_PROBES)
+        .map(|example| question(example).to_string() + "\n")
+        .collect()
 }
 
 impl Quickstart {
@@ -79,7 +93,13 @@ impl Quickstart {
     pub(super) async fn farm(&mut self) -> Result<RunData> {
         let folder = self.folder.text().join("farm");
         let seed = self.arguments.training.seed.to_string();
-        let arguments = ["farm".as_ref(), "--out".as_ref(), folder.as_os_str(), "--seed".as_ref(), seed.as_ref()];
+        let arguments = [
+            "farm".as_ref(),
+            "--out".as_ref(),
+            folder.as_os_str(),
+            "--seed".as_ref(),
+            seed.as_ref(),
+        ];
         self.processes.finish("farm", Program::Trainer, &arguments).await?;
         data::read_folder(&folder)
     }
@@ -108,7 +128,12 @@ mod tests {
         let checkout = tempfile::tempdir().unwrap();
         let own = checkout.path().join("target/release/fieldfare");
         std::fs::create_dir_all(own.parent().unwrap()).unwrap();
-        assert!(Model::find(None, &own).unwrap_err().to_string().contains("models/farm-alert"));
+        assert!(
+            Model::find(None, &own)
+                .unwrap_err()
+                .to_string()
+                .contains("models/farm-alert")
+        );
         let folder = checkout.path().join(SHIPPED);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("farm-alert-f16.gguf"), "").unwrap();
@@ -117,8 +142,14 @@ mod tests {
 
     #[test]
     fn probes_ask_and_do_not_answer() {
-        let example = Example::Completion { prompt: "p".to_owned(), completion: "c".to_owned() };
+        let example = Example::Completion {
+            prompt: "p".to_owned(),
+            completion: "c".to_owned(),
+        };
         assert_eq!(probes(&[example]), "{\"prompt\":\"p\"}\n");
-        assert_eq!(probes(&vec![Example::Text("a b".to_owned()); 20]).lines().count(), MAX_PROBES);
+        assert_eq!(
+            probes(&vec![Example::Text("a b".to_owned()); 20]).lines().count(),
+            MAX_PROBES
+        );
     }
 }
