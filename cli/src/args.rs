@@ -13,8 +13,10 @@ use crate::commands;
 #[derive(Debug, Parser)]
 #[command(name = "fieldfare", version, propagate_version = true)]
 pub struct CommandLine {
+    /// Options of every command.
     #[command(flatten)]
     pub global: Global,
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }

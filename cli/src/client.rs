@@ -8,7 +8,9 @@ use fieldfare_proto::v1::enrolment_client::EnrolmentClient;
 use fieldfare_proto::v1::operator_client::OperatorClient;
 use fieldfare_proto::v1::{self, evidence, renew_request, renew_response};
 use fieldfare_release::{ArtifactVerifier, Sha256Digest};
-use fieldfare_tls::{ExpectedServer, Identity, IdentityHandle, PrivateKey, ServerTrust, TrustBundle, connect, https_config};
+use fieldfare_tls::{
+    ExpectedServer, Identity, IdentityHandle, PrivateKey, ServerTrust, TrustBundle, connect, https_config,
+};
 use futures_util::StreamExt;
 use tokio::io::AsyncReadExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,16 +43,26 @@ impl Client {
         let time = clock::source();
         let unreachable = || {
             let what = format!("no controller answers at {endpoint}");
-            Advice::new(what, "start it with `fieldfare-controller run --dir DIR`, or pick another context")
+            Advice::new(
+                what,
+                "start it with `fieldfare-controller run --dir DIR`, or pick another context",
+            )
         };
-        let link = connect(&endpoint, Some(&identity), &trust, &time).await.with_context(unreachable)?;
+        let link = connect(&endpoint, Some(&identity), &trust, &time)
+            .await
+            .with_context(unreachable)?;
         if identity.current().needs_renewal(clock::now()) {
-            let renewed = renew(link.channel(), &identity.current()).await.context("renewing the credential")?;
+            let renewed = renew(link.channel(), &identity.current())
+                .await
+                .context("renewing the credential")?;
             context.replace_identity(&renewed)?;
             identity.replace(renewed);
         }
         let tls = https_config(Some(&identity), &trust, &time)?;
-        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).build().context("the HTTPS client")?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .build()
+            .context("the HTTPS client")?;
         Ok(Self {
             operator: OperatorClient::new(link.channel()),
             artifacts: context.endpoints()?.artifacts,
@@ -68,7 +80,11 @@ impl Client {
     ///
     /// # Errors
     /// What the controller says.
-    pub async fn call<M, A, F>(&self, message: M, call: impl FnOnce(OperatorClient<Channel>, Request<M>) -> F) -> Result<A>
+    pub async fn call<M, A, F>(
+        &self,
+        message: M,
+        call: impl FnOnce(OperatorClient<Channel>, Request<M>) -> F,
+    ) -> Result<A>
     where
         F: Future<Output = Result<tonic::Response<A>, Status>>,
     {
@@ -83,31 +99,57 @@ impl Client {
     ///
     /// # Errors
     /// The file cannot be read, or the controller does not take it.
-    pub async fn upload(&self, path: &Path, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<v1::UploadedArtifact> {
+    pub async fn upload(
+        &self,
+        path: &Path,
+        progress: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> Result<v1::UploadedArtifact> {
         let (sha256, length) = digest(path).await?;
         let url = format!("{}/blobs/sha256/{sha256}", self.artifacts);
         let artifact = v1::UploadedArtifact {
             sha256: sha256.as_bytes().to_vec(),
             length_bytes: length,
-            file_name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            file_name: path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
         };
-        let present = self.http.head(&url).timeout(self.timeout).send().await.context("asking for the artifact")?;
+        let present = self
+            .http
+            .head(&url)
+            .timeout(self.timeout)
+            .send()
+            .await
+            .context("asking for the artifact")?;
         if present.status().is_success() {
             progress(length, length);
             return Ok(artifact);
         }
-        let file = tokio::fs::File::open(path).await.with_context(|| format!("opening {}", path.display()))?;
+        let file = tokio::fs::File::open(path)
+            .await
+            .with_context(|| format!("opening {}", path.display()))?;
         let mut sent = 0;
         let chunks = tokio_util::io::ReaderStream::with_capacity(file, UPLOAD_CHUNK).inspect(move |chunk| {
             sent += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
             progress(sent, length);
         });
         let body = reqwest::Body::wrap_stream(chunks);
-        let request = self.http.put(&url).header(reqwest::header::CONTENT_LENGTH, length).body(body);
-        let answer = request.send().await.with_context(|| format!("uploading {}", path.display()))?;
+        let request = self
+            .http
+            .put(&url)
+            .header(reqwest::header::CONTENT_LENGTH, length)
+            .body(body);
+        let answer = request
+            .send()
+            .await
+            .with_context(|| format!("uploading {}", path.display()))?;
         let status = answer.status();
         if !status.is_success() {
-            bail!("uploading {}: {status}: {}", path.display(), answer.text().await.unwrap_or_default().trim());
+            bail!(
+                "uploading {}: {status}: {}",
+                path.display(),
+                answer.text().await.unwrap_or_default().trim()
+            );
         }
         Ok(artifact)
     }
@@ -118,7 +160,13 @@ impl Client {
     /// The server cannot be reached, refuses, or sends more than the limit.
     pub async fn file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         let url = format!("{}/{path}", self.artifacts);
-        let answer = self.http.get(&url).timeout(self.timeout).send().await.with_context(|| format!("getting {url}"))?;
+        let answer = self
+            .http
+            .get(&url)
+            .timeout(self.timeout)
+            .send()
+            .await
+            .with_context(|| format!("getting {url}"))?;
         if answer.status() == reqwest::StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -139,7 +187,12 @@ impl Client {
     /// The artifact is missing, or not what it should be.
     pub async fn check_target(&self, stored_as: &str, length: u64, sha256: Sha256Digest) -> Result<()> {
         let url = format!("{}/targets/{stored_as}", self.artifacts);
-        let answer = self.http.get(&url).send().await.with_context(|| format!("getting {url}"))?;
+        let answer = self
+            .http
+            .get(&url)
+            .send()
+            .await
+            .with_context(|| format!("getting {url}"))?;
         let mut answer = answer.error_for_status()?;
         let mut verifier = ArtifactVerifier::new(length, sha256);
         while let Some(chunk) = answer.chunk().await.with_context(|| format!("getting {url}"))? {
@@ -152,21 +205,28 @@ impl Client {
 /// What a status means, in words; gRPC's own code follows where the words alone would not do.
 pub fn refused(status: Status) -> anyhow::Error {
     match status.code() {
-        tonic::Code::Unavailable => {
-            Advice::new(format!("the controller is gone: {}", status.message()), "see its log, then try again").into()
-        }
+        tonic::Code::Unavailable => Advice::new(
+            format!("the controller is gone: {}", status.message()),
+            "see its log, then try again",
+        )
+        .into(),
         tonic::Code::Unimplemented => anyhow!("the controller does not know this call; it is older than this command"),
         _ => anyhow!("{}", status.message()),
     }
 }
 
 async fn digest(path: &Path) -> Result<(Sha256Digest, u64)> {
-    let mut file = tokio::fs::File::open(path).await.with_context(|| format!("opening {}", path.display()))?;
+    let mut file = tokio::fs::File::open(path)
+        .await
+        .with_context(|| format!("opening {}", path.display()))?;
     let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
     let mut buffer = vec![0; UPLOAD_CHUNK];
     let mut length = 0;
     loop {
-        let read = file.read(&mut buffer).await.with_context(|| format!("reading {}", path.display()))?;
+        let read = file
+            .read(&mut buffer)
+            .await
+            .with_context(|| format!("reading {}", path.display()))?;
         if read == 0 {
             break;
         }
@@ -180,14 +240,30 @@ async fn digest(path: &Path) -> Result<(Sha256Digest, u64)> {
 /// A new certificate for the same key.
 async fn renew(channel: Channel, identity: &Identity) -> Result<Identity> {
     let (sender, steps) = tokio::sync::mpsc::channel(2);
-    let start = v1::RenewStart { csr_der: identity.key().certificate_request()? };
-    let _ = sender.send(v1::RenewRequest { step: Some(renew_request::Step::Start(start)) }).await;
-    let mut answers = EnrolmentClient::new(channel).renew(ReceiverStream::new(steps)).await.map_err(refused)?.into_inner();
+    let start = v1::RenewStart {
+        csr_der: identity.key().certificate_request()?,
+    };
+    let _ = sender
+        .send(v1::RenewRequest {
+            step: Some(renew_request::Step::Start(start)),
+        })
+        .await;
+    let mut answers = EnrolmentClient::new(channel)
+        .renew(ReceiverStream::new(steps))
+        .await
+        .map_err(refused)?
+        .into_inner();
     while let Some(answer) = answers.message().await.map_err(refused)? {
         match answer.step {
             Some(renew_response::Step::Challenge(_)) => {
-                let evidence = v1::Evidence { kind: Some(evidence::Kind::None(v1::NoEvidence {})) };
-                let _ = sender.send(v1::RenewRequest { step: Some(renew_request::Step::Evidence(evidence)) }).await;
+                let evidence = v1::Evidence {
+                    kind: Some(evidence::Kind::None(v1::NoEvidence {})),
+                };
+                let _ = sender
+                    .send(v1::RenewRequest {
+                        step: Some(renew_request::Step::Evidence(evidence)),
+                    })
+                    .await;
             }
             Some(renew_response::Step::Issued(issued)) => {
                 let bundle = TrustBundle::from_der(&issued.authorities_der)?;

@@ -70,7 +70,10 @@ impl Contexts {
         if let Some(folder) = named {
             return Ok(Self::at(folder));
         }
-        #[allow(clippy::disallowed_methods, reason = "the folder of the configuration is found here only")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the folder of the configuration is found here only"
+        )]
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let base = variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| home + "/.config"));
         let base = base.ok_or_else(|| anyhow!("neither FIELDFARE_CONFIG nor HOME is set"))?;
@@ -107,7 +110,10 @@ impl Contexts {
             return Ok(Vec::new());
         }
         let entries = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
-        let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -150,7 +156,10 @@ impl Contexts {
         };
         let endpoints = fs::read(from.join("endpoints.json")).map_err(|error| {
             let what = format!("{} has no endpoints.json", from.display());
-            anyhow::Error::from(error).context(Advice::new(what, "start the controller once with `fieldfare-controller run`"))
+            anyhow::Error::from(error).context(Advice::new(
+                what,
+                "start the controller once with `fieldfare-controller run`",
+            ))
         })?;
         let endpoints: Endpoints = serde_json::from_slice(&endpoints).context("reading endpoints.json")?;
         let context = self.context(name)?;
@@ -158,10 +167,17 @@ impl Contexts {
         if let Ok(Some(present)) = Identity::load(&context.folder)
             && present.bundle().domain() != identity.bundle().domain()
         {
-            bail!("context {name:?} is of fleet {}, not {}", present.bundle().domain(), identity.bundle().domain());
+            bail!(
+                "context {name:?} is of fleet {}, not {}",
+                present.bundle().domain(),
+                identity.bundle().domain()
+            );
         }
         identity.save(&context.folder)?;
-        write_private(&context.folder.join("endpoints.json"), &serde_json::to_vec_pretty(&endpoints)?)?;
+        write_private(
+            &context.folder.join("endpoints.json"),
+            &serde_json::to_vec_pretty(&endpoints)?,
+        )?;
         if self.current()?.is_none() {
             self.select(name)?;
         }
@@ -170,7 +186,10 @@ impl Contexts {
 
     fn context(&self, name: &str) -> Result<Context> {
         TrainerName::new(name).with_context(|| format!("the context's name {name:?}"))?;
-        Ok(Context { name: name.to_owned(), folder: self.root.join("contexts").join(name) })
+        Ok(Context {
+            name: name.to_owned(),
+            folder: self.root.join("contexts").join(name),
+        })
     }
 }
 
@@ -221,7 +240,8 @@ impl Context {
     /// The file is missing or wrong.
     pub fn grpc(&self) -> Result<Endpoint> {
         let text = self.endpoints()?.grpc;
-        text.parse().with_context(|| format!("`grpc` of context {} is {text:?}", self.name))
+        text.parse()
+            .with_context(|| format!("`grpc` of context {} is {text:?}", self.name))
     }
 
     /// One of the two offline keys; `None` before `release init`.
@@ -261,7 +281,9 @@ impl Context {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             bytes => {
                 let bytes = bytes.with_context(|| format!("reading {}", path.display()))?;
-                TrustedState::from_bytes(&bytes).map(Some).with_context(|| format!("reading {}", path.display()))
+                TrustedState::from_bytes(&bytes)
+                    .map(Some)
+                    .with_context(|| format!("reading {}", path.display()))
             }
         }
     }
@@ -278,11 +300,18 @@ impl Context {
 /// Writes a file for its owner alone, whole or not at all.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let folder = path.parent().ok_or_else(|| anyhow!("{} has no folder", path.display()))?;
+    let folder = path
+        .parent()
+        .ok_or_else(|| anyhow!("{} has no folder", path.display()))?;
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(folder)?;
         let temporary = path.with_extension("new");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -299,7 +328,10 @@ mod tests {
     fn without_a_context_the_error_says_how_to_get_one() {
         let folder = tempfile::tempdir().unwrap();
         let error = Contexts::at(folder.path()).open(None).unwrap_err();
-        assert!(error.downcast_ref::<Advice>().unwrap().next.contains("context add"), "{error}");
+        assert!(
+            error.downcast_ref::<Advice>().unwrap().next.contains("context add"),
+            "{error}"
+        );
     }
 
     #[test]

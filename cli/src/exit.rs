@@ -31,7 +31,10 @@ pub struct Advice {
 impl Advice {
     /// A failure, and what to do about it.
     pub fn new(what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { what: what.into(), next: next.into() }
+        Self {
+            what: what.into(),
+            next: next.into(),
+        }
     }
 }
 

@@ -9,7 +9,11 @@ use fieldfare_cli::{commands, exit};
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     let colour = line.global.colour();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(&anyhow::Error::from(error).context("starting the runtime"), colour),
     };

@@ -35,7 +35,8 @@ pub async fn init(context: &Context, client: &Client) -> Result<bool> {
     }
     let root_key = context.offline_key_or_new(OfflineKey::Root)?;
     let targets_key = context.offline_key_or_new(OfflineKey::Targets)?;
-    let online = |name: &str, pem: &str| PublicKey::from_pem(pem).with_context(|| format!("the controller's {name} key"));
+    let online =
+        |name: &str, pem: &str| PublicKey::from_pem(pem).with_context(|| format!("the controller's {name} key"));
     let holders = Roles {
         root: RoleHolders::one(root_key.public()),
         targets: RoleHolders::one(targets_key.public()),
@@ -53,12 +54,21 @@ pub async fn init(context: &Context, client: &Client) -> Result<bool> {
 
 async fn install_root(client: &Client, root: &[u8]) -> Result<()> {
     let request = v1::InstallRootRequest { root: root.to_vec() };
-    client.call(request, |mut api, request| async move { api.install_root(request).await }).await?;
+    client
+        .call(
+            request,
+            |mut api, request| async move { api.install_root(request).await },
+        )
+        .await?;
     Ok(())
 }
 
 async fn fleet(client: &Client) -> Result<v1::Fleet> {
-    client.call(v1::GetFleetRequest {}, |mut api, request| async move { api.get_fleet(request).await }).await
+    client
+        .call(v1::GetFleetRequest {}, |mut api, request| async move {
+            api.get_fleet(request).await
+        })
+        .await
 }
 
 /// The repository's root that this operator trusts.
@@ -67,21 +77,32 @@ async fn fleet(client: &Client) -> Result<v1::Fleet> {
 /// There is none yet.
 pub fn trusted(context: &Context) -> Result<TrustedState> {
     context.trust()?.ok_or_else(|| {
-        Advice::new("this fleet has no release root yet", "`fieldfare release init` makes one").into()
+        Advice::new(
+            "this fleet has no release root yet",
+            "`fieldfare release init` makes one",
+        )
+        .into()
     })
 }
 
 /// What a signature would be put on: the targets that are published now, or none.
 async fn current_targets(context: &Context, client: &Client) -> Result<Option<Signed<Targets>>> {
     let state = trusted(context)?;
-    let repository: v1::Repository =
-        client.call(v1::GetRepositoryRequest {}, |mut api, request| async move { api.get_repository(request).await }).await?;
+    let repository: v1::Repository = client
+        .call(v1::GetRepositoryRequest {}, |mut api, request| async move {
+            api.get_repository(request).await
+        })
+        .await?;
     if repository.targets.is_empty() {
         return Ok(None);
     }
     let targets = Signed::<Targets>::read(&repository.targets).context("reading the published targets")?;
     // A controller must not have the operator sign on top of somebody else's list.
-    state.root().payload().verify(&targets).context("the published targets are not signed by this fleet's targets key")?;
+    state
+        .root()
+        .payload()
+        .verify(&targets)
+        .context("the published targets are not signed by this fleet's targets key")?;
     Ok(Some(targets))
 }
 
@@ -93,7 +114,10 @@ async fn publish(
     change: impl FnOnce(&mut Targets) -> Result<()>,
 ) -> Result<u64> {
     let Some(key) = context.offline_key(OfflineKey::Targets)? else {
-        bail!(Advice::new("this context has no targets key", "sign in the context that ran `fieldfare release init`"));
+        bail!(Advice::new(
+            "this context has no targets key",
+            "sign in the context that ran `fieldfare release init`"
+        ));
     };
     let expires = clock::now_seconds().plus(TARGETS_LIFETIME_SECONDS);
     let mut targets = match current_targets(context, client).await? {
@@ -104,9 +128,17 @@ async fn publish(
     let signed = Signed::sign(targets, &[&key], &SystemRandom::new()).context("signing the targets")?;
     let request = v1::PublishTargetsRequest {
         targets: signed.bytes().to_vec(),
-        manifests: manifests.into_iter().map(|(name, bytes)| (name.as_str().to_owned(), bytes)).collect(),
+        manifests: manifests
+            .into_iter()
+            .map(|(name, bytes)| (name.as_str().to_owned(), bytes))
+            .collect(),
     };
-    let answer = client.call(request, |mut api, request| async move { api.publish_targets(request).await }).await?;
+    let answer = client
+        .call(
+            request,
+            |mut api, request| async move { api.publish_targets(request).await },
+        )
+        .await?;
     Ok(answer.targets_version)
 }
 
@@ -169,7 +201,9 @@ pub async fn verify_repository(
             None => update.missing()?,
         }
     }
-    update.finish().map_err(|_| anyhow!("the repository's metadata ended before it was complete"))
+    update
+        .finish()
+        .map_err(|_| anyhow!("the repository's metadata ended before it was complete"))
 }
 
 /// What the repository lists under a name, delegations included.

@@ -1,5 +1,7 @@
 //! What the domain says survives the wire, and what it refuses is refused with the field named.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails like the test")]
+
 use std::time::Duration;
 
 use fieldfare_fleet::install::Stage;

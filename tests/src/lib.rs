@@ -1,1 +1,5 @@
-//! End-to-end tests with real processes.
+//! What the end-to-end tests share: the real binaries, a folder of their own, and the data they run on.
+
+pub mod binaries;
+pub mod data;
+pub mod quickstart;

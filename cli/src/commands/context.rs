@@ -63,7 +63,13 @@ fn text(views: &[View]) -> String {
         views.iter().map(|view| {
             let mark = if view.current { "*" } else { "" };
             let signs = if view.signs_releases { "yes" } else { "no" };
-            [mark.to_owned(), view.name.clone(), view.endpoint.clone(), view.operator.clone(), signs.to_owned()]
+            [
+                mark.to_owned(),
+                view.name.clone(),
+                view.endpoint.clone(),
+                view.operator.clone(),
+                signs.to_owned(),
+            ]
         }),
     )
 }
@@ -77,7 +83,9 @@ pub fn run(global: &Global, action: Action) -> Result<()> {
     match action {
         Action::Add { name, from } => {
             let context = contexts.add(&name, &from)?;
-            show(global.output, &view(&contexts, &context)?, |view| format!("added {} at {}", view.name, view.endpoint))
+            show(global.output, &view(&contexts, &context)?, |view| {
+                format!("added {} at {}", view.name, view.endpoint)
+            })
         }
         Action::Use { name } => {
             contexts.select(&name)?;
@@ -85,12 +93,17 @@ pub fn run(global: &Global, action: Action) -> Result<()> {
             Ok(())
         }
         Action::List => {
-            let all = contexts.names()?.into_iter().map(|name| view(&contexts, &contexts.open(Some(&name))?));
+            let all = contexts
+                .names()?
+                .into_iter()
+                .map(|name| view(&contexts, &contexts.open(Some(&name))?));
             show(global.output, &all.collect::<Result<Vec<_>>>()?, |views| text(views))
         }
         Action::Show { name } => {
             let context = contexts.open(name.as_deref().or(global.context.as_deref()))?;
-            show(global.output, &view(&contexts, &context)?, |view| text(std::slice::from_ref(view)))
+            show(global.output, &view(&contexts, &context)?, |view| {
+                text(std::slice::from_ref(view))
+            })
         }
     }
 }

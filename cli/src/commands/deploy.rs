@@ -64,8 +64,14 @@ impl Arguments {
     pub fn policy(&self) -> Result<RolloutPolicy> {
         let gates = match self.gates.as_slice() {
             [] => vec![
-                Gate { metric: Metric::CrashingDevices, bound: Bound::AtMost(0.0) },
-                Gate { metric: Metric::CannotConverge, bound: Bound::AtMost(0.0) },
+                Gate {
+                    metric: Metric::CrashingDevices,
+                    bound: Bound::AtMost(0.0),
+                },
+                Gate {
+                    metric: Metric::CannotConverge,
+                    bound: Bound::AtMost(0.0),
+                },
             ],
             gates => gates.to_vec(),
         };
@@ -73,10 +79,18 @@ impl Arguments {
             waves: self.waves.clone(),
             gates,
             max_unavailable: self.max_unavailable,
-            minimum_evidence: MinimumEvidence { devices: 1, probes: self.min_probes, requests: 0 },
+            minimum_evidence: MinimumEvidence {
+                devices: 1,
+                probes: self.min_probes,
+                requests: 0,
+            },
             observation: self.observe,
             wave_deadline: self.wave_deadline,
-            on_deadline: if self.roll_back_when_overdue { DeadlineRule::RollBack } else { DeadlineRule::Hold },
+            on_deadline: if self.roll_back_when_overdue {
+                DeadlineRule::RollBack
+            } else {
+                DeadlineRule::Hold
+            },
             offline_after: self.offline_after,
         };
         policy.validate()?;
@@ -101,12 +115,19 @@ fn gate(text: &str) -> Result<Gate, String> {
         (None, Some((name, number))) => (name, true, number),
         _ => return Err(expected()),
     };
-    let (number, relative) = number.trim().strip_suffix('x').map_or((number.trim(), false), |number| (number, true));
+    let (number, relative) = number
+        .trim()
+        .strip_suffix('x')
+        .map_or((number.trim(), false), |number| (number, true));
     let value: f64 = number.parse().map_err(|_| expected())?;
-    let metric = METRICS.iter().find(|(known, _)| *known == name.trim()).map(|(_, metric)| *metric).ok_or_else(|| {
-        let names: Vec<&str> = METRICS.iter().map(|(name, _)| *name).collect();
-        format!("{name:?} is no metric; expected one of {}", names.join(", "))
-    })?;
+    let metric = METRICS
+        .iter()
+        .find(|(known, _)| *known == name.trim())
+        .map(|(_, metric)| *metric)
+        .ok_or_else(|| {
+            let names: Vec<&str> = METRICS.iter().map(|(name, _)| *name).collect();
+            format!("{name:?} is no metric; expected one of {}", names.join(", "))
+        })?;
     let bound = match (least, relative) {
         (false, false) => Bound::AtMost(value),
         (true, false) => Bound::AtLeast(value),
@@ -141,8 +162,17 @@ pub async fn apply(session: &Session, arguments: &Arguments) -> Result<v1::Deplo
         requirements: Some((&arguments.needs.requirements()?).into()),
         policy: Some((&arguments.policy()?).into()),
     };
-    let request = v1::ApplyDeploymentRequest { name: arguments.name.to_string(), spec: Some(spec), expected: None };
-    session.client.call(request, |mut api, request| async move { api.apply_deployment(request).await }).await
+    let request = v1::ApplyDeploymentRequest {
+        name: arguments.name.to_string(),
+        spec: Some(spec),
+        expected: None,
+    };
+    session
+        .client
+        .call(request, |mut api, request| async move {
+            api.apply_deployment(request).await
+        })
+        .await
 }
 
 /// Does it, and follows the rollout.
@@ -151,7 +181,11 @@ pub async fn apply(session: &Session, arguments: &Arguments) -> Result<v1::Deplo
 /// What the controller says, or a rollout that went back.
 pub async fn run(session: &Session, arguments: Arguments) -> Result<()> {
     let deployment = apply(session, &arguments).await?;
-    note(format!("deployment {} runs {}", deployment.name, deployment.spec.unwrap_or_default().manifest_target));
+    note(format!(
+        "deployment {} runs {}",
+        deployment.name,
+        deployment.spec.unwrap_or_default().manifest_target
+    ));
     if arguments.detach {
         return rollout::print(session.format, rollout::get(session, arguments.name.as_str()).await?);
     }
@@ -178,7 +212,10 @@ mod tests {
         let parsed = gate("probe-loss<=1.5").unwrap();
         assert_eq!((parsed.metric, parsed.bound), (Metric::ProbeLoss, Bound::AtMost(1.5)));
         let parsed = gate("tokens-per-second >= 0.5x").unwrap();
-        assert_eq!((parsed.metric, parsed.bound), (Metric::TokensPerSecond, Bound::AtLeastTimesPrevious(0.5)));
+        assert_eq!(
+            (parsed.metric, parsed.bound),
+            (Metric::TokensPerSecond, Bound::AtLeastTimesPrevious(0.5))
+        );
         assert!(gate("speed>=1").unwrap_err().contains("tokens-per-second"));
         for text in ["", "probe-loss", "probe-loss<=", "probe-loss<=x", "probe-loss=1"] {
             assert!(gate(text).is_err(), "{text:?}");

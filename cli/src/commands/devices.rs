@@ -152,8 +152,18 @@ pub async fn list(session: &Session, selector: &str) -> Result<Vec<v1::Device>> 
     let mut devices = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request = v1::ListDevicesRequest { selector: selector.to_owned(), page_size: PAGE_SIZE, page_token };
-        let page = session.client.call(request, |mut api, request| async move { api.list_devices(request).await }).await?;
+        let request = v1::ListDevicesRequest {
+            selector: selector.to_owned(),
+            page_size: PAGE_SIZE,
+            page_token,
+        };
+        let page = session
+            .client
+            .call(
+                request,
+                |mut api, request| async move { api.list_devices(request).await },
+            )
+            .await?;
         devices.extend(page.devices);
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -175,18 +185,30 @@ pub async fn run(session: &Session, action: Action) -> Result<()> {
         }
         Action::Show { device } => {
             let request = v1::GetDeviceRequest { device };
-            let device = client.call(request, |mut api, request| async move { api.get_device(request).await }).await?;
+            let device = client
+                .call(request, |mut api, request| async move { api.get_device(request).await })
+                .await?;
             show(format, &View::of(device), details)
         }
         Action::Explain { device } => explain(session, device).await,
         Action::Approve { device } => {
             let request = v1::ApproveDeviceRequest { device };
-            let device = client.call(request, |mut api, request| async move { api.approve_device(request).await }).await?;
+            let device = client
+                .call(
+                    request,
+                    |mut api, request| async move { api.approve_device(request).await },
+                )
+                .await?;
             show(format, &View::of(device), |view| format!("{} is enrolled", view.name))
         }
         Action::Revoke { device, reason } => {
             let request = v1::RevokeDeviceRequest { device, reason };
-            let device = client.call(request, |mut api, request| async move { api.revoke_device(request).await }).await?;
+            let device = client
+                .call(
+                    request,
+                    |mut api, request| async move { api.revoke_device(request).await },
+                )
+                .await?;
             note("its certificate is refused from now on, and its session is cut");
             show(format, &View::of(device), |view| format!("{} is revoked", view.name))
         }
@@ -196,16 +218,30 @@ pub async fn run(session: &Session, action: Action) -> Result<()> {
 fn overview(views: &[View]) -> String {
     let now = clock::now();
     table(
-        ["name", "device", "standing", "heard from", "release", "variant", "outcome"],
+        [
+            "name",
+            "device",
+            "standing",
+            "heard from",
+            "release",
+            "variant",
+            "outcome",
+        ],
         views.iter().map(|view| {
             let running = view.running.first();
-            let heard = if view.connected { "connected".to_owned() } else { since(now, view.last_heard_unix_ms) };
+            let heard = if view.connected {
+                "connected".to_owned()
+            } else {
+                since(now, view.last_heard_unix_ms)
+            };
             [
                 view.name.clone(),
                 view.profile.as_ref().map(described).unwrap_or_default(),
                 view.standing.to_owned(),
                 heard,
-                running.map(|running| running.manifest_target.clone()).unwrap_or_default(),
+                running
+                    .map(|running| running.manifest_target.clone())
+                    .unwrap_or_default(),
                 running.map(|running| running.variant.clone()).unwrap_or_default(),
                 running.map(|running| running.outcome.to_owned()).unwrap_or_default(),
             ]
@@ -228,15 +264,28 @@ fn details(view: &View) -> String {
         ("standing", format!("{}, {}", view.standing, view.trust_tier)),
         ("key", view.key_digest.clone()),
         ("agent", view.agent_version.clone()),
-        ("labels", view.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")),
+        (
+            "labels",
+            view.labels
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect::<Vec<_>>()
+                .join(","),
+        ),
     ];
     if let Some(profile) = &view.profile {
         rows.push(("device", described(profile)));
-        rows.push(("memory", format!("{}, of which models may use {}", profile.memory, profile.model_memory)));
+        rows.push((
+            "memory",
+            format!("{}, of which models may use {}", profile.memory, profile.model_memory),
+        ));
         rows.push(("bandwidth", profile.memory_bandwidth.to_string()));
     }
     for running in &view.running {
-        rows.push(("runs", format!("{} {} ({})", running.manifest_target, running.variant, running.outcome)));
+        rows.push((
+            "runs",
+            format!("{} {} ({})", running.manifest_target, running.variant, running.outcome),
+        ));
         rows.push(("weights", running.weights_sha256.clone()));
         if !running.adapter_sha256.is_empty() {
             rows.push(("adapter", running.adapter_sha256.clone()));
@@ -245,7 +294,10 @@ fn details(view: &View) -> String {
             rows.push(("obstacle", running.obstacle.clone()));
         }
     }
-    rows.iter().map(|(name, value)| format!("{name:<10} {value}")).collect::<Vec<_>>().join("\n")
+    rows.iter()
+        .map(|(name, value)| format!("{name:<10} {value}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[derive(Serialize)]
@@ -289,9 +341,10 @@ impl VariantView {
         let (verdict, why) = match placement.verdict {
             Some(Verdict::Chosen(_)) => ("chosen", Vec::new()),
             Some(Verdict::Eligible(eligible)) => ("eligible", vec![format!("{} is better", eligible.better)]),
-            Some(Verdict::Refused(refused)) => {
-                ("refused", refused.reasons.into_iter().map(|reason| reason.detail).collect())
-            }
+            Some(Verdict::Refused(refused)) => (
+                "refused",
+                refused.reasons.into_iter().map(|reason| reason.detail).collect(),
+            ),
             None => ("unknown", Vec::new()),
         };
         Self {
@@ -307,8 +360,13 @@ impl VariantView {
 
 async fn explain(session: &Session, device: String) -> Result<()> {
     let request = v1::ExplainDeviceRequest { device };
-    let answer =
-        session.client.call(request, |mut api, request| async move { api.explain_device(request).await }).await?;
+    let answer = session
+        .client
+        .call(
+            request,
+            |mut api, request| async move { api.explain_device(request).await },
+        )
+        .await?;
     let device = answer.device.unwrap_or_default();
     let view = Explanation {
         device: device.name,
@@ -322,7 +380,13 @@ async fn explain(session: &Session, device: String) -> Result<()> {
                 summary: deployment.summary,
                 target_manifest: deployment.target_manifest,
                 target_variant: deployment.target_variant,
-                variants: deployment.placement.unwrap_or_default().variants.into_iter().map(VariantView::of).collect(),
+                variants: deployment
+                    .placement
+                    .unwrap_or_default()
+                    .variants
+                    .into_iter()
+                    .map(VariantView::of)
+                    .collect(),
             })
             .collect(),
     };
@@ -351,7 +415,10 @@ fn explained(deployment: &DeploymentExplanation) -> String {
         "" => "no variant fits".to_owned(),
         variant => format!("{} {variant}", deployment.target_manifest),
     };
-    format!("{}: {}\ntarget: {target}\n{variants}", deployment.deployment, deployment.summary)
+    format!(
+        "{}: {}\ntarget: {target}\n{variants}",
+        deployment.deployment, deployment.summary
+    )
 }
 
 /// The beginning of a digest given as bytes; empty for none.

@@ -244,7 +244,10 @@ impl View {
             majority_exact_match: evaluation.majority_exact_match,
             examples: evaluation.examples,
         };
-        let ineligible = |device: v1::IneligibleDevice| IneligibleView { device_id: device.device_id, reason: device.reason };
+        let ineligible = |device: v1::IneligibleDevice| IneligibleView {
+            device_id: device.device_id,
+            reason: device.reason,
+        };
         Self {
             kind: match job.kind() {
                 v1::JobKind::Import => "import",
@@ -265,7 +268,11 @@ impl View {
     }
 
     fn details(&self) -> String {
-        let mut parts = vec![format!("{} ({}): {} {}", self.name, self.kind, self.stage, self.reason).trim_end().to_owned()];
+        let mut parts = vec![
+            format!("{} ({}): {} {}", self.name, self.kind, self.stage, self.reason)
+                .trim_end()
+                .to_owned(),
+        ];
         if !self.manifest_target.is_empty() {
             parts.push(format!("release {}", self.manifest_target));
         }
@@ -291,14 +298,22 @@ impl View {
                         evaluation.variant.clone(),
                         if evaluation.passed { "passed" } else { "refused" }.to_owned(),
                         format!("{:.4} -> {:.4}", evaluation.loss_before, evaluation.loss_after),
-                        format!("{:.1} -> {:.1} %", evaluation.exact_match_before * 100.0, evaluation.exact_match_after * 100.0),
+                        format!(
+                            "{:.1} -> {:.1} %",
+                            evaluation.exact_match_before * 100.0,
+                            evaluation.exact_match_after * 100.0
+                        ),
                         format!("{:.1} %", evaluation.majority_exact_match * 100.0),
                         evaluation.reason.clone(),
                     ]
                 }),
             ));
         }
-        parts.extend(self.ineligible.iter().map(|device| format!("not invited: {}: {}", device.device_id, device.reason)));
+        parts.extend(
+            self.ineligible
+                .iter()
+                .map(|device| format!("not invited: {}: {}", device.device_id, device.reason)),
+        );
         parts.join("\n")
     }
 }
@@ -330,7 +345,10 @@ pub fn print(format: Format, job: v1::Job) -> Result<()> {
 /// There is none.
 pub async fn get(session: &Session, name: &str) -> Result<v1::Job> {
     let request = v1::GetJobRequest { name: name.to_owned() };
-    session.client.call(request, |mut api, request| async move { api.get_job(request).await }).await
+    session
+        .client
+        .call(request, |mut api, request| async move { api.get_job(request).await })
+        .await
 }
 
 /// Follows a job until it ends, telling each change.
@@ -339,7 +357,13 @@ pub async fn get(session: &Session, name: &str) -> Result<v1::Job> {
 /// There is no such job, or the controller goes.
 pub async fn follow_with(session: &Session, name: &str, mut tell: impl FnMut(&str)) -> Result<v1::Job> {
     let request = v1::GetJobRequest { name: name.to_owned() };
-    let mut changes = session.client.streams().watch_job(request).await.map_err(refused)?.into_inner();
+    let mut changes = session
+        .client
+        .streams()
+        .watch_job(request)
+        .await
+        .map_err(refused)?
+        .into_inner();
     let mut rounds = 0;
     let mut said = String::new();
     while let Some(job) = changes.message().await.map_err(refused)? {
@@ -386,7 +410,10 @@ pub async fn follow(session: &Session, name: &str) -> Result<v1::Job> {
 pub fn succeeded(job: v1::Job) -> Result<v1::Job> {
     match job.stage() {
         v1::JobStage::Succeeded => Ok(job),
-        v1::JobStage::Refused => Err(crate::exit::refused(format!("the evaluation gate refused {}: {}", job.name, job.reason))),
+        v1::JobStage::Refused => Err(crate::exit::refused(format!(
+            "the evaluation gate refused {}: {}",
+            job.name, job.reason
+        ))),
         other => Err(anyhow!("job {} {}: {}", job.name, stage(other), job.reason)),
     }
 }
@@ -397,9 +424,17 @@ pub fn succeeded(job: v1::Job) -> Result<v1::Job> {
 /// The file is missing, or the controller refuses.
 pub async fn start(session: &Session, start: &Start) -> Result<v1::Job> {
     let evaluation = release::upload(session, &start.evaluation, MAX_TEXT_BYTES).await?;
-    let name = start.name.clone().unwrap_or_else(|| format!("{}-{}", start.deployment, clock::now().unix_ms() / 1000));
-    let request = v1::StartJobRequest { spec: Some(start.training.spec(name, start.deployment.clone(), evaluation)) };
-    session.client.call(request, |mut api, request| async move { api.start_job(request).await }).await
+    let name = start
+        .name
+        .clone()
+        .unwrap_or_else(|| format!("{}-{}", start.deployment, clock::now().unix_ms() / 1000));
+    let request = v1::StartJobRequest {
+        spec: Some(start.training.spec(name, start.deployment.clone(), evaluation)),
+    };
+    session
+        .client
+        .call(request, |mut api, request| async move { api.start_job(request).await })
+        .await
 }
 
 /// Does it.
@@ -425,12 +460,17 @@ pub async fn run(session: &Session, action: Action) -> Result<()> {
         }
         Action::Cancel { job } => {
             let request = v1::CancelJobRequest { name: job };
-            let job = session.client.call(request, |mut api, request| async move { api.cancel_job(request).await }).await?;
+            let job = session
+                .client
+                .call(request, |mut api, request| async move { api.cancel_job(request).await })
+                .await?;
             print(session.format, job)
         }
         Action::List => {
             let request = v1::ListJobsRequest {};
-            let answer = session.client.call(request, |mut api, request| async move { api.list_jobs(request).await });
+            let answer = session
+                .client
+                .call(request, |mut api, request| async move { api.list_jobs(request).await });
             let views: Vec<View> = answer.await?.jobs.into_iter().map(View::of).collect();
             show(session.format, &views, |views| {
                 table(

@@ -70,7 +70,11 @@ impl Session {
     pub async fn open(global: &Global) -> Result<Self> {
         let context = Contexts::of_user(global.config.as_deref())?.open(global.context.as_deref())?;
         let client = Client::connect(&context, global.timeout).await?;
-        Ok(Self { context, client, format: global.output })
+        Ok(Self {
+            context,
+            client,
+            format: global.output,
+        })
     }
 }
 
@@ -80,7 +84,9 @@ pub(crate) fn labels(text: &str) -> Result<std::collections::BTreeMap<String, St
     pairs
         .map(|pair| match pair.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(format!("{pair:?} is no label; expected KEY=VALUE, several separated by commas")),
+            _ => Err(format!(
+                "{pair:?} is no label; expected KEY=VALUE, several separated by commas"
+            )),
         })
         .collect()
 }

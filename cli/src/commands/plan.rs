@@ -64,7 +64,8 @@ impl Needs {
     /// The speed is no speed.
     pub fn requirements(&self) -> Result<Requirements> {
         Ok(Requirements {
-            min_tokens_per_second: TokensPerSecond::new(self.min_tokens_per_second).context("--min-tokens-per-second")?,
+            min_tokens_per_second: TokensPerSecond::new(self.min_tokens_per_second)
+                .context("--min-tokens-per-second")?,
             context: self.context_tokens,
             max_memory: self.max_memory,
             max_loss: None,
@@ -74,7 +75,9 @@ impl Needs {
 
 /// A size on the command line: bytes, or with a unit of 1024 (`KiB`, `MiB`, `GiB`) or 1000 (`kB`, `MB`, `GB`).
 pub fn size(text: &str) -> Result<ByteSize, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.trim() {
         "" | "B" => 1,
@@ -84,9 +87,15 @@ pub fn size(text: &str) -> Result<ByteSize, String> {
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        _ => return Err(format!("{text:?} is no size; expected bytes, or a number with kB, MB, GB, KiB, MiB or GiB")),
+        _ => {
+            return Err(format!(
+                "{text:?} is no size; expected bytes, or a number with kB, MB, GB, KiB, MiB or GiB"
+            ));
+        }
     };
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no size; expected for example 4GiB"))?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is no size; expected for example 4GiB"))?;
     let value = number * factor as f64;
     if value > fieldfare_fleet::limits::MAX_DISK_BYTES as f64 {
         return Err(format!("{text:?} is more than any machine has"));
@@ -120,14 +129,19 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<()> {
         Some(release) => vec![of_fleet(&Session::open(global).await?, release, &arguments).await?],
         None => of_profiles(&arguments)?,
     };
-    show(global.output, &plans, |plans| plans.iter().map(text).collect::<Vec<_>>().join("\n\n"))
+    show(global.output, &plans, |plans| {
+        plans.iter().map(text).collect::<Vec<_>>().join("\n\n")
+    })
 }
 
 fn of_profiles(arguments: &Arguments) -> Result<Vec<Plan>> {
     let profiles = profiles(&arguments.profile, arguments.model_memory)?;
     let requirements = arguments.needs.requirements()?;
     let models = match arguments.model.as_deref() {
-        None => known_models().into_iter().map(|known| (known.name.to_owned(), known.source.to_owned(), known.architecture)).collect(),
+        None => known_models()
+            .into_iter()
+            .map(|known| (known.name.to_owned(), known.source.to_owned(), known.architecture))
+            .collect(),
         Some(name) => match known_model(name) {
             Some(known) => vec![(known.name.to_owned(), known.source.to_owned(), known.architecture)],
             None => vec![of_file(Path::new(name))?],
@@ -141,7 +155,11 @@ fn of_profiles(arguments: &Arguments) -> Result<Vec<Plan>> {
                 let capacity = Capacity::of(profile, TrustTier::Unattested);
                 row(profile, &place(&capacity, &variants, &requirements, Correction::NONE))
             });
-            Plan { model, source, devices: devices.collect() }
+            Plan {
+                model,
+                source,
+                devices: devices.collect(),
+            }
         })
         .collect())
 }
@@ -155,7 +173,9 @@ fn profiles(named: &[String], model_memory: Option<ByteSize>) -> Result<Vec<Capa
         if let Some(memory) = model_memory {
             profile.model_memory = memory.min(profile.memory);
         }
-        profile.validate().with_context(|| format!("the profile {:?}", profile.device_model))?;
+        profile
+            .validate()
+            .with_context(|| format!("the profile {:?}", profile.device_model))?;
     }
     Ok(profiles)
 }
@@ -164,10 +184,19 @@ fn profile(name: &str) -> Result<CapabilityProfile> {
     if let Some(profile) = reference_profile(name) {
         return Ok(profile);
     }
-    let names = || reference_profiles().iter().map(|profile| profile.device_model.clone()).collect::<Vec<_>>().join(", ");
+    let names = || {
+        reference_profiles()
+            .iter()
+            .map(|profile| profile.device_model.clone())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let bytes = std::fs::read(name).map_err(|error| {
         let next = format!("name a JSON file, or one of {}", names());
-        anyhow::Error::from(error).context(Advice::new(format!("{name:?} is no reference profile and no file"), next))
+        anyhow::Error::from(error).context(Advice::new(
+            format!("{name:?} is no reference profile and no file"),
+            next,
+        ))
     })?;
     serde_json::from_slice(&bytes).with_context(|| format!("{name}: expected a capability profile as JSON"))
 }
@@ -175,19 +204,30 @@ fn profile(name: &str) -> Result<CapabilityProfile> {
 /// The size of a model, from the header of a GGUF file alone.
 fn of_file(path: &Path) -> Result<(String, String, Architecture)> {
     let mut file = File::open(path).map_err(|error| {
-        let names = known_models().iter().map(|model| model.name).collect::<Vec<_>>().join(", ");
+        let names = known_models()
+            .iter()
+            .map(|model| model.name)
+            .collect::<Vec<_>>()
+            .join(", ");
         let what = format!("{:?} is no known model and no file", path.display());
         anyhow::Error::from(error).context(Advice::new(what, format!("name a GGUF file, or one of {names}")))
     })?;
-    let length = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
+    let length = file
+        .metadata()
+        .with_context(|| format!("reading {}", path.display()))?
+        .len();
     let gguf = Gguf::read_header(&mut file, length).with_context(|| format!("{} cannot be planned", path.display()))?;
     let config = DecoderConfig::from_gguf(&gguf).with_context(|| format!("{}", path.display()))?;
-    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
     Ok((name, path.display().to_string(), architecture(&config, &gguf)?))
 }
 
 fn architecture(config: &DecoderConfig, gguf: &Gguf) -> Result<Architecture> {
-    let number = |name: &str, value: usize| u32::try_from(value).with_context(|| format!("`{name}` of the model is {value}"));
+    let number =
+        |name: &str, value: usize| u32::try_from(value).with_context(|| format!("`{name}` of the model is {value}"));
     let vectors = gguf.tensors.iter().filter(|tensor| tensor.dimensions.len() == 1);
     Ok(Architecture {
         layers: number("layers", config.layers)?,
@@ -210,7 +250,11 @@ fn row(profile: &CapabilityProfile, report: &PlacementReport) -> Row {
         chosen: choice.map(|variant| variant.name.to_string()),
         tokens_per_second: choice.map(|variant| variant.prediction.tokens_per_second.get()),
         bounded_by: choice.map(|variant| variant.prediction.bottleneck.to_string()),
-        variants: v1::PlacementReport::from(report).variants.into_iter().map(VariantView::of).collect(),
+        variants: v1::PlacementReport::from(report)
+            .variants
+            .into_iter()
+            .map(VariantView::of)
+            .collect(),
     }
 }
 
@@ -229,7 +273,10 @@ pub async fn placements(
         selector: selector.to_owned(),
         requirements: Some(requirements.into()),
     };
-    let answer = session.client.call(request, |mut api, request| async move { api.plan_placement(request).await });
+    let answer = session.client.call(
+        request,
+        |mut api, request| async move { api.plan_placement(request).await },
+    );
     Ok(answer.await?.devices)
 }
 
@@ -238,11 +285,16 @@ async fn of_fleet(session: &Session, release: &str, arguments: &Arguments) -> Re
     let requirements = arguments.needs.requirements()?;
     let placements = placements(session, &release.manifest_target, &arguments.selector, &requirements).await?;
     if placements.is_empty() {
-        bail!(Advice::new("no enrolled device matches the selector", "`fieldfare devices list` shows their labels"));
+        bail!(Advice::new(
+            "no enrolled device matches the selector",
+            "`fieldfare devices list` shows their labels"
+        ));
     }
     let devices = placements.into_iter().map(|placement| {
         let report = placement.report.unwrap_or_default();
-        let profile = placement.profile.and_then(|profile| CapabilityProfile::try_from(profile).ok());
+        let profile = placement
+            .profile
+            .and_then(|profile| CapabilityProfile::try_from(profile).ok());
         let chosen = report.variants.iter().find(|variant| variant.variant == report.chosen);
         Row {
             device: match &profile {
@@ -256,7 +308,11 @@ async fn of_fleet(session: &Session, release: &str, arguments: &Arguments) -> Re
             variants: report.variants.into_iter().map(VariantView::of).collect(),
         }
     });
-    Ok(Plan { model: release.model, source: release.manifest_target, devices: devices.collect() })
+    Ok(Plan {
+        model: release.model,
+        source: release.manifest_target,
+        devices: devices.collect(),
+    })
 }
 
 fn text(plan: &Plan) -> String {
@@ -264,7 +320,9 @@ fn text(plan: &Plan) -> String {
         ["device", "model may use", "runs", "tokens/s", "bounded by", "not"],
         plan.devices.iter().map(|row| {
             let refused = row.variants.iter().filter(|variant| variant.verdict == "refused");
-            let reasons: Vec<String> = refused.map(|variant| format!("{}: {}", variant.variant, variant.why.join("; "))).collect();
+            let reasons: Vec<String> = refused
+                .map(|variant| format!("{}: {}", variant.variant, variant.why.join("; ")))
+                .collect();
             [
                 row.device.clone(),
                 bytes(row.model_memory_bytes),
@@ -284,7 +342,13 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        for (text, bytes) in [("7", 7), ("4GiB", 4 << 30), ("1.5MiB", 3 << 19), ("2 MB", 2_000_000), ("1kB", 1000)] {
+        for (text, bytes) in [
+            ("7", 7),
+            ("4GiB", 4 << 30),
+            ("1.5MiB", 3 << 19),
+            ("2 MB", 2_000_000),
+            ("1kB", 1000),
+        ] {
             assert_eq!(size(text), Ok(ByteSize::new(bytes)), "{text}");
         }
         for text in ["", "GiB", "4 tons", "-1", "1e9", "9999999999GiB"] {
@@ -295,7 +359,10 @@ mod tests {
     #[test]
     fn what_is_no_model_says_what_is_one() {
         let error = of_file(Path::new("/nowhere/llama-9")).unwrap_err();
-        assert!(error.downcast_ref::<Advice>().unwrap().next.contains("tinyllama-1.1b"), "{error:?}");
+        assert!(
+            error.downcast_ref::<Advice>().unwrap().next.contains("tinyllama-1.1b"),
+            "{error:?}"
+        );
     }
 
     #[test]

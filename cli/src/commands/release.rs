@@ -95,8 +95,16 @@ pub struct Import {
 /// # Errors
 /// There is none.
 pub async fn get(session: &Session, release: &str) -> Result<v1::Release> {
-    let request = v1::GetReleaseRequest { release: release.to_owned() };
-    session.client.call(request, |mut api, request| async move { api.get_release(request).await }).await
+    let request = v1::GetReleaseRequest {
+        release: release.to_owned(),
+    };
+    session
+        .client
+        .call(
+            request,
+            |mut api, request| async move { api.get_release(request).await },
+        )
+        .await
 }
 
 /// The manifest of a release, decoded.
@@ -124,7 +132,10 @@ pub async fn import(session: &Session, import: &Import) -> Result<v1::Job> {
         None => None,
     };
     let spec = v1::ImportSpec {
-        job: import.job.clone().unwrap_or_else(|| format!("import-{}-{}", import.model, clock::now().unix_ms() / 1000)),
+        job: import
+            .job
+            .clone()
+            .unwrap_or_else(|| format!("import-{}-{}", import.model, clock::now().unix_ms() / 1000)),
         model: import.model.clone(),
         source: Some(source),
         variants: import.variants.clone(),
@@ -132,7 +143,13 @@ pub async fn import(session: &Session, import: &Import) -> Result<v1::Job> {
         probes,
     };
     let request = v1::ImportModelRequest { spec: Some(spec) };
-    session.client.call(request, |mut api, request| async move { api.import_model(request).await }).await
+    session
+        .client
+        .call(
+            request,
+            |mut api, request| async move { api.import_model(request).await },
+        )
+        .await
 }
 
 /// Uploads one file, showing how far it is.
@@ -140,13 +157,18 @@ pub async fn import(session: &Session, import: &Import) -> Result<v1::Job> {
 /// # Errors
 /// It is missing, larger than `limit` bytes, or not taken.
 pub async fn upload(session: &Session, path: &std::path::Path, limit: u64) -> Result<v1::UploadedArtifact> {
-    let length = std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
+    let length = std::fs::metadata(path)
+        .with_context(|| format!("reading {}", path.display()))?
+        .len();
     if length > limit {
         bail!("{} has {length} bytes, more than the limit of {limit}", path.display());
     }
     let progress = std::sync::Arc::new(Progress::begin(format!("uploading {}", path.display())));
     let telling = std::sync::Arc::clone(&progress);
-    session.client.upload(path, move |sent, total| telling.bytes(sent, total)).await
+    session
+        .client
+        .upload(path, move |sent, total| telling.bytes(sent, total))
+        .await
 }
 
 /// Signs a proposed release and publishes it. Gives its name and the version of targets.
@@ -169,13 +191,29 @@ pub async fn delegate(session: &Session, model: &str, trainer: &str) -> Result<u
     let model: ModelName = model.parse().with_context(|| format!("the model's name {model:?}"))?;
     let trainers = super::trainers::list(session).await?;
     let Some(found) = trainers.iter().find(|known| known.name == trainer) else {
-        let names = trainers.iter().map(|known| known.name.as_str()).collect::<Vec<_>>().join(", ");
-        bail!(Advice::new(format!("there is no trainer {trainer:?}"), format!("trainers: {names}")));
+        let names = trainers
+            .iter()
+            .map(|known| known.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        bail!(Advice::new(
+            format!("there is no trainer {trainer:?}"),
+            format!("trainers: {names}")
+        ));
     };
     if found.delegation_public_key_pem.is_empty() {
-        bail!(Advice::new(format!("trainer {trainer} has not said its key yet"), "start it with `fieldfare-trainer run`"));
+        bail!(Advice::new(
+            format!("trainer {trainer} has not said its key yet"),
+            "start it with `fieldfare-trainer run`"
+        ));
     }
-    signing::delegate(&session.context, &session.client, &model, &found.delegation_public_key_pem).await
+    signing::delegate(
+        &session.context,
+        &session.client,
+        &model,
+        &found.delegation_public_key_pem,
+    )
+    .await
 }
 
 /// What was verified.
@@ -203,15 +241,25 @@ pub async fn verify(session: &Session, name: &TargetName) -> Result<Verified> {
     let state = signing::trusted(&session.context)?;
     let mut repository = signing::verify_repository(state, &mut fetch).await?;
     session.context.keep_trust(repository.state())?;
-    let listed = signing::look_up(&mut repository, name, &mut fetch).await?.ok_or_else(|| unlisted(name))?;
+    let listed = signing::look_up(&mut repository, name, &mut fetch)
+        .await?
+        .ok_or_else(|| unlisted(name))?;
     let stored = format!("targets/{}", name.stored_as(&listed.sha256));
-    let bytes = client.file(&stored, listed.length).await?.ok_or_else(|| anyhow!("{stored} is missing"))?;
+    let bytes = client
+        .file(&stored, listed.length)
+        .await?
+        .ok_or_else(|| anyhow!("{stored} is missing"))?;
     let manifest = check_manifest(name, &listed, &bytes)?;
     let mut verified = Verified::of(name, &listed);
     for (target, artifact) in manifest.artifacts() {
-        let entry = signing::look_up(&mut repository, target, &mut fetch).await?.ok_or_else(|| unlisted(target))?;
+        let entry = signing::look_up(&mut repository, target, &mut fetch)
+            .await?
+            .ok_or_else(|| unlisted(target))?;
         artifact.agrees_with(&entry).with_context(|| format!("{target}"))?;
-        client.check_target(&target.stored_as(&entry.sha256), entry.length, entry.sha256).await.with_context(|| format!("{target}"))?;
+        client
+            .check_target(&target.stored_as(&entry.sha256), entry.length, entry.sha256)
+            .await
+            .with_context(|| format!("{target}"))?;
         verified.add(entry.length);
     }
     Ok(verified)
@@ -222,10 +270,14 @@ async fn verify_folder(folder: &std::path::Path, state: TrustedState, name: &Tar
     let read = |path: PathBuf, limit: u64| -> Result<Option<Vec<u8>>> {
         match std::fs::metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            facts if facts.as_ref().is_ok_and(|facts| facts.len() > limit) => bail!("{} is longer than {limit} bytes", path.display()),
+            facts if facts.as_ref().is_ok_and(|facts| facts.len() > limit) => {
+                bail!("{} is longer than {limit} bytes", path.display())
+            }
             _ => {}
         }
-        std::fs::read(&path).map(Some).with_context(|| format!("reading {}", path.display()))
+        std::fs::read(&path)
+            .map(Some)
+            .with_context(|| format!("reading {}", path.display()))
     };
     let mut fetch = async |file: &str, limit: u64| read(folder.join("metadata").join(file), limit);
     let target = |stored: String, length: u64| {
@@ -233,14 +285,21 @@ async fn verify_folder(folder: &std::path::Path, state: TrustedState, name: &Tar
         read(path.clone(), length)?.ok_or_else(|| anyhow!("{} is missing", path.display()))
     };
     let mut repository = signing::verify_repository(state, &mut fetch).await?;
-    let listed = signing::look_up(&mut repository, name, &mut fetch).await?.ok_or_else(|| unlisted(name))?;
+    let listed = signing::look_up(&mut repository, name, &mut fetch)
+        .await?
+        .ok_or_else(|| unlisted(name))?;
     let manifest = check_manifest(name, &listed, &target(name.stored_as(&listed.sha256), listed.length)?)?;
     let mut verified = Verified::of(name, &listed);
     for (artifact_name, artifact) in manifest.artifacts() {
-        let entry = signing::look_up(&mut repository, artifact_name, &mut fetch).await?.ok_or_else(|| unlisted(artifact_name))?;
-        artifact.agrees_with(&entry).with_context(|| format!("{artifact_name}"))?;
+        let entry = signing::look_up(&mut repository, artifact_name, &mut fetch)
+            .await?
+            .ok_or_else(|| unlisted(artifact_name))?;
+        artifact
+            .agrees_with(&entry)
+            .with_context(|| format!("{artifact_name}"))?;
         let bytes = target(artifact_name.stored_as(&entry.sha256), entry.length)?;
-        fieldfare_release::ArtifactVerifier::check(entry.length, entry.sha256, &bytes).with_context(|| format!("{artifact_name}"))?;
+        fieldfare_release::ArtifactVerifier::check(entry.length, entry.sha256, &bytes)
+            .with_context(|| format!("{artifact_name}"))?;
         verified.add(entry.length);
     }
     Ok(verified)
@@ -267,8 +326,13 @@ fn unlisted(name: &TargetName) -> anyhow::Error {
     anyhow!("{name} is not listed by the signed repository")
 }
 
-fn check_manifest(name: &TargetName, listed: &fieldfare_release::tuf::ListedTarget, bytes: &[u8]) -> Result<ReleaseManifest> {
-    fieldfare_release::ArtifactVerifier::check(listed.length, listed.sha256, bytes).with_context(|| format!("{name}"))?;
+fn check_manifest(
+    name: &TargetName,
+    listed: &fieldfare_release::tuf::ListedTarget,
+    bytes: &[u8],
+) -> Result<ReleaseManifest> {
+    fieldfare_release::ArtifactVerifier::check(listed.length, listed.sha256, bytes)
+        .with_context(|| format!("{name}"))?;
     ReleaseManifest::decode(name, bytes).with_context(|| format!("{name}"))
 }
 
@@ -307,14 +371,23 @@ impl View {
 /// # Errors
 /// What the controller says, or what does not verify.
 pub async fn run(global: &Global, action: Action) -> Result<()> {
-    if let Action::Verify { release, folder: Some(folder), root } = &action {
+    if let Action::Verify {
+        release,
+        folder: Some(folder),
+        root,
+    } = &action
+    {
         return verify_offline(global, release, folder, root.as_deref()).await;
     }
     let session = Session::open(global).await?;
     match action {
         Action::Init => {
             let made = signing::init(&session.context, &session.client).await?;
-            note(if made { "the release root is installed" } else { "the release root was there; nothing changed" });
+            note(if made {
+                "the release root is installed"
+            } else {
+                "the release root was there; nothing changed"
+            });
             Ok(())
         }
         Action::Import(arguments) => {
@@ -328,17 +401,27 @@ pub async fn run(global: &Global, action: Action) -> Result<()> {
         Action::Publish { release } => {
             let release = get(&session, &release).await?;
             let version = publish(&session, &release).await?;
-            note(format!("{} is published: targets version {version}", release.manifest_target));
+            note(format!(
+                "{} is published: targets version {version}",
+                release.manifest_target
+            ));
             Ok(())
         }
         Action::Delegate { model, trainer } => {
             let version = delegate(&session, &model, &trainer).await?;
-            note(format!("{trainer} may sign adapter releases of {model}: targets version {version}"));
+            note(format!(
+                "{trainer} may sign adapter releases of {model}: targets version {version}"
+            ));
             Ok(())
         }
         Action::List { model } => {
-            let request = v1::ListReleasesRequest { model: model.unwrap_or_default() };
-            let answer = session.client.call(request, |mut api, request| async move { api.list_releases(request).await });
+            let request = v1::ListReleasesRequest {
+                model: model.unwrap_or_default(),
+            };
+            let answer = session.client.call(
+                request,
+                |mut api, request| async move { api.list_releases(request).await },
+            );
             let views: Vec<View> = answer.await?.releases.into_iter().map(View::of).collect();
             show(session.format, &views, |views| list(views))
         }
@@ -350,25 +433,47 @@ pub async fn run(global: &Global, action: Action) -> Result<()> {
         Action::Withdraw { release } => {
             let (name, _) = manifest(&get(&session, &release).await?)?;
             let version = signing::withdraw_release(&session.context, &session.client, &name).await?;
-            note(format!("{name} is withdrawn: targets version {version}; devices that run it go on until a rollout"));
+            note(format!(
+                "{name} is withdrawn: targets version {version}; devices that run it go on until a rollout"
+            ));
             Ok(())
         }
     }
 }
 
-async fn verify_offline(global: &Global, release: &str, folder: &std::path::Path, root: Option<&std::path::Path>) -> Result<()> {
-    let name: TargetName = release.parse().with_context(|| format!("with --folder, {release:?} should be a target name"))?;
+async fn verify_offline(
+    global: &Global,
+    release: &str,
+    folder: &std::path::Path,
+    root: Option<&std::path::Path>,
+) -> Result<()> {
+    let name: TargetName = release
+        .parse()
+        .with_context(|| format!("with --folder, {release:?} should be a target name"))?;
     let state = match root {
-        Some(path) => TrustedState::from_root(&std::fs::read(path).with_context(|| format!("reading {}", path.display()))?)?,
-        None => signing::trusted(&crate::context::Contexts::of_user(global.config.as_deref())?.open(global.context.as_deref())?)?,
+        Some(path) => {
+            TrustedState::from_root(&std::fs::read(path).with_context(|| format!("reading {}", path.display()))?)?
+        }
+        None => signing::trusted(
+            &crate::context::Contexts::of_user(global.config.as_deref())?.open(global.context.as_deref())?,
+        )?,
     };
     tell(global.output, &verify_folder(folder, state, &name).await?)
 }
 
 fn tell(format: Format, verified: &Verified) -> Result<()> {
     show(format, verified, |verified| {
-        let Verified { manifest_target, manifest_sha256, role, files, bytes: size } = verified;
-        format!("{manifest_target} is genuine: signed by {role}, {files} files, {}\nsha256 {manifest_sha256}", bytes(*size))
+        let Verified {
+            manifest_target,
+            manifest_sha256,
+            role,
+            files,
+            bytes: size,
+        } = verified;
+        format!(
+            "{manifest_target} is genuine: signed by {role}, {files} files, {}\nsha256 {manifest_sha256}",
+            bytes(*size)
+        )
     })
 }
 
@@ -391,7 +496,10 @@ fn list(views: &[View]) -> String {
 }
 
 fn details(view: &View) -> String {
-    let head = format!("{}:{} ({})\n{}\nsha256 {}", view.model, view.number, view.standing, view.manifest_target, view.manifest_sha256);
+    let head = format!(
+        "{}:{} ({})\n{}\nsha256 {}",
+        view.model, view.number, view.standing, view.manifest_target, view.manifest_sha256
+    );
     let Some(manifest) = &view.manifest else { return head };
     let variants = table(
         ["variant", "size", "held-out loss", "memory", "adapter"],
@@ -401,7 +509,10 @@ fn details(view: &View) -> String {
                 bytes(variant.figures.weight_bytes),
                 format!("{:.4} nats/token", variant.figures.held_out_loss),
                 bytes(variant.requirements.memory_bytes),
-                variant.adapter().map(|adapter| adapter.target.to_string()).unwrap_or_default(),
+                variant
+                    .adapter()
+                    .map(|adapter| adapter.target.to_string())
+                    .unwrap_or_default(),
             ]
         }),
     );

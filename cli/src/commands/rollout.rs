@@ -112,7 +112,10 @@ fn wave_phase(phase: v1::WavePhase) -> &'static str {
 }
 
 fn is_over(status: &v1::RolloutStatus) -> bool {
-    matches!(status.phase(), v1::RolloutPhase::Completed | v1::RolloutPhase::RolledBack | v1::RolloutPhase::Aborted)
+    matches!(
+        status.phase(),
+        v1::RolloutPhase::Completed | v1::RolloutPhase::RolledBack | v1::RolloutPhase::Aborted
+    )
 }
 
 impl View {
@@ -160,8 +163,15 @@ impl View {
     }
 
     fn tree(&self) -> String {
-        let from = if self.from.is_empty() { "nothing".to_owned() } else { self.from.clone() };
-        let mut lines = vec![format!("{}: {from} -> {}", self.deployment, self.to), format!("{} {}", self.phase, self.reason)];
+        let from = if self.from.is_empty() {
+            "nothing".to_owned()
+        } else {
+            self.from.clone()
+        };
+        let mut lines = vec![
+            format!("{}: {from} -> {}", self.deployment, self.to),
+            format!("{} {}", self.phase, self.reason),
+        ];
         for wave in &self.waves {
             let mut counts = vec![format!("{} of {} converged", wave.converged, wave.devices)];
             if wave.cannot_converge > 0 {
@@ -170,13 +180,26 @@ impl View {
             if wave.not_heard_from > 0 {
                 counts.push(format!("{} not heard from", wave.not_heard_from));
             }
-            lines.push(format!("├─ wave {} {}: {}", wave.index + 1, wave.phase, counts.join(", ")));
+            lines.push(format!(
+                "├─ wave {} {}: {}",
+                wave.index + 1,
+                wave.phase,
+                counts.join(", ")
+            ));
             for gate in &wave.gates {
                 lines.push(format!("│  ├─ gate {}", gate.detail));
             }
             for device in self.devices.iter().filter(|device| device.wave == wave.index) {
-                let doing = if device.outcome == "working" { device.stage } else { device.outcome };
-                lines.push(format!("│  └─ {} {} {doing} {}", device.name, device.variant, device.detail).trim_end().to_owned());
+                let doing = if device.outcome == "working" {
+                    device.stage
+                } else {
+                    device.outcome
+                };
+                lines.push(
+                    format!("│  └─ {} {} {doing} {}", device.name, device.variant, device.detail)
+                        .trim_end()
+                        .to_owned(),
+                );
             }
         }
         lines.join("\n")
@@ -185,9 +208,20 @@ impl View {
     /// What has changed lately, in one line.
     fn summary(&self) -> String {
         let waves = self.waves.iter().map(|wave| {
-            format!("wave {} {} ({} of {})", wave.index + 1, wave.phase, wave.converged, wave.devices)
+            format!(
+                "wave {} {} ({} of {})",
+                wave.index + 1,
+                wave.phase,
+                wave.converged,
+                wave.devices
+            )
         });
-        format!("{}: {}; {}", self.deployment, self.phase, waves.collect::<Vec<_>>().join(", "))
+        format!(
+            "{}: {}; {}",
+            self.deployment,
+            self.phase,
+            waves.collect::<Vec<_>>().join(", ")
+        )
     }
 }
 
@@ -196,8 +230,16 @@ impl View {
 /// # Errors
 /// There is none.
 pub async fn get(session: &Session, deployment: &str) -> Result<v1::RolloutStatus> {
-    let request = v1::GetRolloutRequest { deployment: deployment.to_owned() };
-    session.client.call(request, |mut api, request| async move { api.get_rollout(request).await }).await
+    let request = v1::GetRolloutRequest {
+        deployment: deployment.to_owned(),
+    };
+    session
+        .client
+        .call(
+            request,
+            |mut api, request| async move { api.get_rollout(request).await },
+        )
+        .await
 }
 
 /// Prints a rollout.
@@ -213,8 +255,16 @@ pub fn print(format: Format, status: v1::RolloutStatus) -> Result<()> {
 /// # Errors
 /// There is no rollout, or the controller goes.
 pub async fn follow(session: &Session, deployment: &str) -> Result<v1::RolloutStatus> {
-    let request = v1::GetRolloutRequest { deployment: deployment.to_owned() };
-    let mut changes = session.client.streams().watch_rollout(request).await.map_err(refused)?.into_inner();
+    let request = v1::GetRolloutRequest {
+        deployment: deployment.to_owned(),
+    };
+    let mut changes = session
+        .client
+        .streams()
+        .watch_rollout(request)
+        .await
+        .map_err(refused)?
+        .into_inner();
     let terminal = console::Term::stderr();
     let redraw = std::io::stderr().is_terminal();
     let mut drawn = 0;
@@ -235,7 +285,9 @@ pub async fn follow(session: &Session, deployment: &str) -> Result<v1::RolloutSt
             return Ok(status);
         }
     }
-    bail!("the controller ended the watch before the rollout was over; `fieldfare rollout status --watch {deployment}` goes on")
+    bail!(
+        "the controller ended the watch before the rollout was over; `fieldfare rollout status --watch {deployment}` goes on"
+    )
 }
 
 /// Whether a rollout that is over did what it should.
@@ -244,9 +296,12 @@ pub async fn follow(session: &Session, deployment: &str) -> Result<v1::RolloutSt
 /// It went back, or was aborted: exit code 3.
 pub fn judged(status: &v1::RolloutStatus) -> Result<()> {
     match status.phase() {
-        v1::RolloutPhase::RolledBack | v1::RolloutPhase::Aborted => {
-            Err(crate::exit::refused(format!("the rollout of {} is {}: {}", status.to_manifest, phase(status.phase()), status.reason)))
-        }
+        v1::RolloutPhase::RolledBack | v1::RolloutPhase::Aborted => Err(crate::exit::refused(format!(
+            "the rollout of {} is {}: {}",
+            status.to_manifest,
+            phase(status.phase()),
+            status.reason
+        ))),
         _ => Ok(()),
     }
 }
@@ -257,19 +312,34 @@ pub fn judged(status: &v1::RolloutStatus) -> Result<()> {
 /// What the controller says.
 pub async fn run(session: &Session, action: Action) -> Result<()> {
     let (which, command) = match action {
-        Action::Status { deployment, watch: true } => {
+        Action::Status {
+            deployment,
+            watch: true,
+        } => {
             let ended = follow(session, &deployment).await?;
             judged(&ended)?;
             return print(session.format, ended);
         }
-        Action::Status { deployment, watch: false } => return print(session.format, get(session, &deployment).await?),
+        Action::Status {
+            deployment,
+            watch: false,
+        } => return print(session.format, get(session, &deployment).await?),
         Action::Pause(which) => (which, v1::RolloutCommand::Pause),
         Action::Resume(which) => (which, v1::RolloutCommand::Resume),
         Action::Promote(which) => (which, v1::RolloutCommand::Promote),
         Action::Rollback(which) => (which, v1::RolloutCommand::Rollback),
         Action::Abort(which) => (which, v1::RolloutCommand::Abort),
     };
-    let request = v1::CommandRolloutRequest { deployment: which.deployment, command: command.into() };
-    let status = session.client.call(request, |mut api, request| async move { api.command_rollout(request).await }).await?;
+    let request = v1::CommandRolloutRequest {
+        deployment: which.deployment,
+        command: command.into(),
+    };
+    let status = session
+        .client
+        .call(
+            request,
+            |mut api, request| async move { api.command_rollout(request).await },
+        )
+        .await?;
     print(session.format, status)
 }

@@ -127,7 +127,11 @@ pub async fn create(session: &Session, create: &Create) -> Result<(String, v1::T
     let identity = session.context.identity()?;
     let state = signing::trusted(&session.context)?;
     let secret = JoinSecret::from_random(clock::random_bytes()?);
-    let authority = identity.bundle().authorities().first().ok_or_else(|| anyhow!("the credential names no authority"))?;
+    let authority = identity
+        .bundle()
+        .authorities()
+        .first()
+        .ok_or_else(|| anyhow!("the credential names no authority"))?;
     let root = state.root();
     let token = JoinToken {
         endpoints: vec![session.context.grpc()?],
@@ -149,7 +153,10 @@ pub async fn create(session: &Session, create: &Create) -> Result<(String, v1::T
         require_approval: create.require_approval,
         secret_hash: token.secret.hash().as_bytes().to_vec(),
     };
-    let answer = session.client.call(request, |mut api, request| async move { api.create_token(request).await });
+    let answer = session.client.call(
+        request,
+        |mut api, request| async move { api.create_token(request).await },
+    );
     let kept = answer.await?.token.context("the controller answered without a token")?;
     Ok((token.to_text()?, kept))
 }
@@ -162,19 +169,34 @@ pub async fn run(session: &Session, action: Action) -> Result<()> {
     match action {
         Action::Create(arguments) => {
             let (text, kept) = create(session, &arguments).await?;
-            note(format!("a secret: hand it to the {} that joins, and to nobody else", View::of(kept.clone()).role));
-            let view = View { token: Some(text), ..View::of(kept) };
+            note(format!(
+                "a secret: hand it to the {} that joins, and to nobody else",
+                View::of(kept.clone()).role
+            ));
+            let view = View {
+                token: Some(text),
+                ..View::of(kept)
+            };
             show(session.format, &view, |view| view.token.clone().unwrap_or_default())
         }
         Action::List => {
             let request = v1::ListTokensRequest {};
-            let answer = session.client.call(request, |mut api, request| async move { api.list_tokens(request).await });
+            let answer = session.client.call(
+                request,
+                |mut api, request| async move { api.list_tokens(request).await },
+            );
             let views: Vec<View> = answer.await?.tokens.into_iter().map(View::of).collect();
             show(session.format, &views, |views| list(views))
         }
         Action::Revoke { id } => {
             let request = v1::RevokeTokenRequest { id: id.clone() };
-            session.client.call(request, |mut api, request| async move { api.revoke_token(request).await }).await?;
+            session
+                .client
+                .call(
+                    request,
+                    |mut api, request| async move { api.revoke_token(request).await },
+                )
+                .await?;
             note(format!("token {id} is revoked"));
             Ok(())
         }

@@ -30,7 +30,10 @@ struct View {
 /// What the controller says.
 pub async fn list(session: &Session) -> Result<Vec<v1::Trainer>> {
     let request = v1::ListTrainersRequest {};
-    let answer = session.client.call(request, |mut api, request| async move { api.list_trainers(request).await });
+    let answer = session.client.call(
+        request,
+        |mut api, request| async move { api.list_trainers(request).await },
+    );
     Ok(answer.await?.trainers)
 }
 
@@ -51,7 +54,12 @@ pub async fn run(session: &Session, Action::List: Action) -> Result<()> {
             views.iter().map(|view| {
                 let connected = if view.connected { "yes" } else { "no" };
                 let heard = since(clock::now(), view.last_heard_unix_ms);
-                [view.name.clone(), connected.to_owned(), heard, view.rounds_endpoint.clone()]
+                [
+                    view.name.clone(),
+                    connected.to_owned(),
+                    heard,
+                    view.rounds_endpoint.clone(),
+                ]
             }),
         )
     })

@@ -26,7 +26,11 @@ impl Progress {
         if bar.is_none() {
             eprintln!("{label} ...");
         }
-        Self { bar, label, said: Mutex::new(String::new()) }
+        Self {
+            bar,
+            label,
+            said: Mutex::new(String::new()),
+        }
     }
 
     /// Bytes done so far, of how many.
@@ -34,7 +38,8 @@ impl Progress {
         let Some(bar) = &self.bar else { return };
         if bar.length() != Some(total) {
             bar.set_length(total);
-            if let Ok(style) = ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec}") {
+            if let Ok(style) = ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec}")
+            {
                 bar.set_style(style);
             }
         }

@@ -41,7 +41,9 @@ pub fn rate(tokens_per_second: f64) -> String {
 
 /// How long ago, in its largest unit.
 pub fn since(now: Timestamp, unix_ms: i64) -> String {
-    let Ok(then) = u64::try_from(unix_ms) else { return "never".to_owned() };
+    let Ok(then) = u64::try_from(unix_ms) else {
+        return "never".to_owned();
+    };
     if then == 0 {
         return "never".to_owned();
     }
@@ -64,7 +66,10 @@ mod tests {
 
     #[test]
     fn a_table_has_a_row_for_each_thing() {
-        let text = table(["name", "size"], [["a".to_owned(), "1".to_owned()], ["bb".to_owned(), "22".to_owned()]]);
+        let text = table(
+            ["name", "size"],
+            [["a".to_owned(), "1".to_owned()], ["bb".to_owned(), "22".to_owned()]],
+        );
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines, [vec!["NAME", "SIZE"], vec!["a", "1"], vec!["bb", "22"]]);
     }
@@ -72,7 +77,12 @@ mod tests {
     #[test]
     fn ages_use_their_largest_unit() {
         let now = Timestamp::from_unix_ms(10_000_000_000);
-        for (ago, text) in [(5, "5 s ago"), (300, "5 min ago"), (10_000, "2 h ago"), (400_000, "4 d ago")] {
+        for (ago, text) in [
+            (5, "5 s ago"),
+            (300, "5 min ago"),
+            (10_000, "2 h ago"),
+            (400_000, "4 d ago"),
+        ] {
             assert_eq!(since(now, 10_000_000_000 - ago * 1000), text);
         }
         assert_eq!(since(now, 0), "never");

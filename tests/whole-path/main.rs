@@ -1,0 +1,6 @@
+//! The main job with the real binaries: everything that `fieldfare quickstart` promises, and what it refuses.
+
+mod interruption;
+mod main_job;
+mod own_model;
+mod refusals;
