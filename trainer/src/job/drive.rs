@@ -360,7 +360,7 @@ impl<'a> Drive<'a> {
             committed_round: attempted.id.round.0,
             attempt: 0,
             state_sha256: state_sha256.as_bytes().to_vec(),
-            rounds: self.checkpoint.rounds.iter().chain([&summary]).cloned().collect(),
+            rounds: self.checkpoint.rounds.iter().chain([&summary]).copied().collect(),
             ..self.checkpoint.clone()
         };
         let accepted = attempted.accepted.iter().map(|(device, digest)| AcceptedContribution {
@@ -371,7 +371,7 @@ impl<'a> Drive<'a> {
             fence: None,
             round: Some((&attempted.id).into()),
             accepted: accepted.collect(),
-            summary: Some(summary.clone()),
+            summary: Some(summary),
             checkpoint: Some(checkpoint.clone()),
         };
         self.job.gateway.close_round(request).await?;

@@ -75,7 +75,8 @@ fn problems(gate: &EvaluationGate, evaluation: &VariantEvaluation, asks: bool) -
     ] {
         let gain = exact_match_after - rate;
         // Rates are counts over a few hundred: a millionth is rounding.
-        if !(gain >= gate.min_exact_match_gain - 1e-6) {
+        let enough = gain >= gate.min_exact_match_gain - 1e-6;
+        if !enough {
             problems.push(format!(
                 "exact answers: {:.1} %, {whose} has {:.1} %, a gain of {:.1} points; needed are {:.1}",
                 100.0 * exact_match_after,
