@@ -238,6 +238,7 @@ async fn services(plane: &Arc<ControlPlane>, rollouts: Rollouts) -> Result<Route
     let operators = OperatorServer::new(OperatorService::new(Arc::clone(plane), rollouts));
     let trainers = TrainerGatewayServer::new(TrainerGatewayService::new(Arc::clone(plane)));
     Ok(tonic::transport::Server::builder()
+        .trace_fn(|request| tracing::info_span!("call", otel.name = request.uri().path(), otel.kind = "server"))
         .timeout(CALL_TIMEOUT)
         .concurrency_limit_per_connection(CONCURRENCY_PER_CONNECTION)
         .http2_keepalive_interval(Some(fieldfare_tls::limits::KEEP_ALIVE_INTERVAL))
