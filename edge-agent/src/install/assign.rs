@@ -47,9 +47,11 @@ impl Installer {
         if model.variant.is_empty() || model.manifest_target.is_empty() {
             self.unresolved = None;
             self.kept.target = model.manifest_target.parse().ok();
+            // Before a deployment's first wave reaches the device there is nothing to run, which is no obstacle.
+            let obstacle = self.kept.target.is_some().then_some(Obstacle::NoVariant);
             return self.tell(Event::Unassigned {
                 assignment: generation,
-                obstacle: Some(Obstacle::NoVariant),
+                obstacle,
             });
         }
         match model.manifest_target.parse::<TargetName>() {

@@ -70,7 +70,8 @@ pub(super) struct Unresolved {
 
 /// MODEL.rNUMBER.
 fn release_text(target: &TargetName) -> String {
-    format!("{}.r{}", target.model(), target.release())
+    // A release number shows itself as `r1`.
+    format!("{}.{}", target.model(), target.release())
 }
 
 /// What the controller is told.
@@ -119,5 +120,22 @@ pub(super) fn observed(
     v1::ObservedState {
         models: vec![model],
         disk_free_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_told_as_the_fleet_writes_them() {
+        for (name, text) in [
+            ("farm-alert.r1.release.json", "farm-alert.r1"),
+            ("adapter.farm-alert.r12.release.json", "farm-alert.r12"),
+        ] {
+            let told = release_text(&name.parse().unwrap());
+            assert_eq!(told, text);
+            assert_eq!(told.parse::<fieldfare_fleet::ReleaseId>().unwrap().to_string(), text);
+        }
     }
 }

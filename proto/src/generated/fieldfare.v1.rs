@@ -1593,9 +1593,11 @@ pub struct DesiredModel {
     /// Generation of the assignment this entry was made from.
     #[prost(message, optional, tag = "3")]
     pub generation: ::core::option::Option<Generation>,
-    /// Name of the release manifest in the release repository.
+    /// Name of the release manifest in the release repository. Empty when the device is to run nothing: no wave has reached it,
+    /// or the deployment's first release was rolled back.
     #[prost(string, tag = "4")]
     pub manifest_target: ::prost::alloc::string::String,
+    /// As the manifest names it. Empty when no variant of the release fits the device.
     #[prost(string, tag = "5")]
     pub variant: ::prost::alloc::string::String,
 }
