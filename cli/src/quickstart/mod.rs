@@ -4,17 +4,17 @@
 //! other command, the devices through their local API. Nothing here is linked from them.
 
 mod closing;
-mod data;
-mod device;
+pub mod data;
+pub mod device;
 mod fleet;
-mod folder;
+pub mod folder;
 mod learning;
-mod narrator;
-mod owners;
+pub mod narrator;
+pub mod owners;
 pub mod processes;
 mod releases;
-mod report;
-mod text;
+pub mod report;
+pub mod text;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -69,8 +69,10 @@ fn tiers(mut needs: Vec<u64>, adapter: u64) -> Vec<Option<u64>> {
     needs.dedup();
     let pairs = needs.windows(2).map(|pair| (pair[0], pair[1]));
     let below = pairs.map(|(larger, smaller)| {
-        let grant = round_down(larger.saturating_sub(1));
-        (grant >= smaller.saturating_add(adapter)).then_some(grant)
+        let least = smaller.saturating_add(adapter);
+        // In the middle of what would do, where rounding lets it; else just below the larger one.
+        let choices = [least.midpoint(larger), larger.saturating_sub(1)].map(round_down);
+        choices.into_iter().find(|grant| *grant >= least && *grant < larger)
     });
     let mut grants = vec![None];
     for grant in below {
@@ -87,7 +89,7 @@ mod tests {
     #[test]
     fn each_size_gets_a_grant_that_the_larger_one_does_not_fit() {
         let grants = tiers(vec![17_200_000, 18_000_000, 16_800_000], 200_000);
-        assert_eq!(grants, [None, Some(17_900_000), Some(17_100_000)]);
+        assert_eq!(grants, [None, Some(17_700_000), Some(17_100_000)]);
     }
 
     #[test]
@@ -95,7 +97,7 @@ mod tests {
         assert_eq!(tiers(vec![17_100_000, 17_000_000], 200_000), [None, None]);
         assert_eq!(
             tiers(vec![19_000_000, 17_100_000, 17_000_000], 200_000),
-            [None, Some(18_900_000), Some(18_900_000)]
+            [None, Some(18_100_000), Some(18_100_000)]
         );
         assert_eq!(tiers(Vec::new(), 1), [None]);
     }
