@@ -28,6 +28,7 @@ pub struct Arguments {
     /// What to ask a device; a held-out example of the first one when not given.
     #[arg(long)]
     pub prompt: Option<String>,
+    /// How the fleet trains.
     #[command(flatten)]
     pub training: Training,
     /// What this process becomes; see `quickstart::processes`.
