@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use fieldfare_tests::quickstart::Quickstart;
 
+use crate::refusals::assert_refused;
+
 #[test]
-fn a_fleet_gets_a_better_model_and_a_second_run_works() {
+fn a_fleet_gets_a_better_model_and_a_second_run_that_learns_nothing_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let run = Quickstart::start(dir.path(), &[]).finish();
     assert_eq!(run.code(), 0, "{}", run.progress.join("\n"));
@@ -57,6 +59,7 @@ fn a_fleet_gets_a_better_model_and_a_second_run_works() {
         "{devices:?}"
     );
 
-    let again = Quickstart::start(dir.path(), &["--rounds", "1", "--min-exact-match-gain", "0"]).finish();
-    assert_eq!(again.code(), 0, "{}", again.progress.join("\n"));
+    // The same folder again, with a job that cannot learn: nothing is published.
+    let again = Quickstart::start(dir.path(), &["--learning-rate", "0", "--rounds", "1"]).finish();
+    assert_refused(&again);
 }

@@ -9,6 +9,7 @@ use fieldfare_tests::quickstart::Quickstart;
 const MESSAGES: usize = 250;
 
 #[test]
+#[ignore = "deep tier: a whole run"]
 fn eight_senders_improve_a_story_model() {
     let Some(shared) = data::shared("eight_senders_improve_a_story_model") else {
         return;

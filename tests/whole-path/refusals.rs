@@ -9,7 +9,7 @@ use fieldfare_tests::quickstart::{Finished, Quickstart};
 /// The exit code of a refusal by a gate.
 const REFUSED: i32 = 3;
 
-fn assert_refused(run: &Finished) {
+pub(crate) fn assert_refused(run: &Finished) {
     assert_eq!(run.code(), REFUSED, "{}", run.progress.join("\n"));
     assert_eq!(run.summary["outcome"], "refused");
     assert!(
@@ -19,7 +19,7 @@ fn assert_refused(run: &Finished) {
     );
     let reason = run.summary["reason"].as_str().unwrap_or_default();
     assert!(
-        reason.contains("loss") || reason.contains("exact match"),
+        reason.contains("loss") || reason.contains("exact"),
         "no reason: {reason:?}"
     );
     assert_eq!(
@@ -30,18 +30,14 @@ fn assert_refused(run: &Finished) {
 }
 
 #[test]
-fn a_job_that_learns_nothing_is_refused() {
-    let dir = tempfile::tempdir().expect("a folder");
-    assert_refused(&Quickstart::start(dir.path(), &["--learning-rate", "0", "--rounds", "1"]).finish());
-}
-
-#[test]
+#[ignore = "deep tier: a whole run"]
 fn a_job_that_drowns_in_noise_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     assert_refused(&Quickstart::start(dir.path(), &["--noise-multiplier", "50"]).finish());
 }
 
 #[test]
+#[ignore = "deep tier: a whole run"]
 fn completions_permuted_among_the_prompts_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");
