@@ -49,6 +49,7 @@ pub struct Arguments {
     /// Seconds of silence after which a device is not heard from, and no longer waited for.
     #[arg(long, value_parser = seconds, default_value = "300")]
     pub offline_after: Duration,
+    /// What a variant must offer.
     #[command(flatten)]
     pub needs: Needs,
     /// Return at once rather than follow the rollout.

@@ -50,6 +50,7 @@ pub struct Start {
     /// The consented evaluation set: JSONL. The trainer sees it; nothing else leaves a device but contributions.
     #[arg(long)]
     pub evaluation: PathBuf,
+    /// How it trains, and what it may cost.
     #[command(flatten)]
     pub training: Training,
     /// Return at once rather than follow the job.
