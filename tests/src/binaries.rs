@@ -17,17 +17,10 @@ pub fn fieldfare() -> &'static Path {
         let test = std::env::current_exe().expect("the test's own path");
         let folder = test.ancestors().nth(2).expect("the profile's folder").to_path_buf();
         let mut build = Command::new(env!("CARGO"));
+        // The selection of `cargo test --workspace`: another one would build the same crates again with other features.
         build
-            .args(["build", "--locked", "--quiet", "--bins"])
+            .args(["build", "--locked", "--quiet", "--workspace", "--all-targets"])
             .stdin(Stdio::null());
-        for package in [
-            "fieldfare-cli",
-            "fieldfare-controller",
-            "fieldfare-trainer",
-            "fieldfare-agent",
-        ] {
-            build.args(["--package", package]);
-        }
         if folder.ends_with("release") {
             build.arg("--release");
         }
