@@ -189,7 +189,8 @@ impl Quickstart {
 
     /// The text of the run and its model.
     async fn text(&mut self) -> Result<(RunData, text::Model)> {
-        let model = text::Model::find(self.arguments.model.as_deref(), &self.own)?;
+        let here = std::env::current_dir().context("finding the current folder")?;
+        let model = text::Model::find(self.arguments.model.as_deref(), &[&self.own, &here])?;
         let data = match self.arguments.data.clone() {
             Some(folder) => data::read_folder(&folder)?,
             None => self.farm().await?,

@@ -27,20 +27,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// The model that was named, or the one that the repository around this program ships.
+    /// The model that was named, or the one that the repository around one of these places ships: the program's own file, and the
+    /// folder it was started in, since a build may lie outside the checkout.
     ///
     /// # Errors
     /// There is none.
-    pub fn find(named: Option<&Path>, own: &Path) -> Result<Self> {
+    pub fn find(named: Option<&Path>, places: &[&Path]) -> Result<Self> {
         let file = match named {
             Some(file) if file.is_file() => file.to_owned(),
             Some(file) => bail!(Advice::new(
                 format!("{} is no file", file.display()),
                 "name a GGUF file with --model"
             )),
-            None => shipped(own).ok_or_else(|| {
-                let what = format!("{SHIPPED} was found in no folder above {}", own.display());
-                Advice::new(what, "run the program of a checkout, or name a GGUF file with --model")
+            None => shipped(places).ok_or_else(|| {
+                let above: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+                let what = format!("{SHIPPED} was found in no folder above {}", above.join(" or "));
+                Advice::new(what, "start it in a checkout, or name a GGUF file with --model")
             })?,
         };
         let name = name(&file)?;
@@ -48,9 +50,9 @@ impl Model {
     }
 }
 
-/// The first GGUF file of the shipped model's folder, in the nearest folder above the program that has one.
-fn shipped(own: &Path) -> Option<PathBuf> {
-    own.ancestors().skip(1).find_map(|folder| {
+/// The first GGUF file of the shipped model's folder, in the nearest folder above a place that has one.
+fn shipped(places: &[&Path]) -> Option<PathBuf> {
+    places.iter().flat_map(|place| place.ancestors()).find_map(|folder| {
         let entries = std::fs::read_dir(folder.join(SHIPPED)).ok()?;
         let files = entries.flatten().map(|entry| entry.path());
         files.filter(|path| path.extension() == Some(OsStr::new("gguf"))).min()
@@ -129,7 +131,7 @@ mod tests {
         let own = checkout.path().join("target/release/fieldfare");
         std::fs::create_dir_all(own.parent().unwrap()).unwrap();
         assert!(
-            Model::find(None, &own)
+            Model::find(None, &[&own])
                 .unwrap_err()
                 .to_string()
                 .contains("models/farm-alert")
@@ -137,7 +139,11 @@ mod tests {
         let folder = checkout.path().join(SHIPPED);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("farm-alert-f16.gguf"), "").unwrap();
-        assert_eq!(Model::find(None, &own).unwrap().name.as_str(), "farm-alert");
+        assert_eq!(Model::find(None, &[&own]).unwrap().name.as_str(), "farm-alert");
+
+        let elsewhere = tempfile::tempdir().unwrap();
+        let places = [elsewhere.path(), checkout.path()];
+        assert_eq!(Model::find(None, &places).unwrap().name.as_str(), "farm-alert");
     }
 
     #[test]
