@@ -36,14 +36,15 @@ pub struct Global {
     /// Seconds that a call may take.
     #[arg(long, global = true, value_parser = seconds)]
     pub timeout: Option<Duration>,
-    #[arg(long, global = true, hide = true, env = "NO_COLOR", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    // An empty NO_COLOR is as good as none, and no error.
+    #[arg(long, global = true, hide = true, env = "NO_COLOR")]
     no_color: Option<String>,
 }
 
 impl Global {
     /// Whether to colour: on a terminal, unless NO_COLOR is set (<https://no-color.org>).
     pub fn colour(&self) -> bool {
-        self.no_color.is_none() && std::io::stderr().is_terminal()
+        self.no_color.as_deref().unwrap_or_default().is_empty() && std::io::stderr().is_terminal()
     }
 }
 
@@ -106,6 +107,13 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn an_empty_no_color_is_no_error() {
+        for value in ["", "1"] {
+            assert!(CommandLine::try_parse_from(["fieldfare", "--no-color", value, "context", "list"]).is_ok());
+        }
     }
 
     #[test]
