@@ -4,16 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use fieldfare_proto::v1::enrolment_client::EnrolmentClient;
+use fieldfare_member::enrolment::renewed;
+use fieldfare_proto::v1;
 use fieldfare_proto::v1::operator_client::OperatorClient;
-use fieldfare_proto::v1::{self, evidence, renew_request, renew_response};
 use fieldfare_release::{ArtifactVerifier, Sha256Digest};
-use fieldfare_tls::{
-    ExpectedServer, Identity, IdentityHandle, PrivateKey, ServerTrust, TrustBundle, connect, https_config,
-};
+use fieldfare_tls::{ExpectedServer, IdentityHandle, ServerTrust, connect, https_config};
 use futures_util::StreamExt;
 use tokio::io::AsyncReadExt;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
@@ -52,7 +49,7 @@ impl Client {
             .await
             .with_context(unreachable)?;
         if identity.current().needs_renewal(clock::now()) {
-            let renewed = renew(link.channel(), &identity.current())
+            let renewed = renewed(link.channel(), &identity.current())
                 .await
                 .context("renewing the credential")?;
             context.replace_identity(&renewed)?;
@@ -235,44 +232,4 @@ async fn digest(path: &Path) -> Result<(Sha256Digest, u64)> {
     }
     let bytes = <[u8; 32]>::try_from(hash.finish().as_ref()).unwrap_or_default();
     Ok((Sha256Digest::from_bytes(bytes), length))
-}
-
-/// A new certificate for the same key.
-async fn renew(channel: Channel, identity: &Identity) -> Result<Identity> {
-    let (sender, steps) = tokio::sync::mpsc::channel(2);
-    let start = v1::RenewStart {
-        csr_der: identity.key().certificate_request()?,
-    };
-    let _ = sender
-        .send(v1::RenewRequest {
-            step: Some(renew_request::Step::Start(start)),
-        })
-        .await;
-    let mut answers = EnrolmentClient::new(channel)
-        .renew(ReceiverStream::new(steps))
-        .await
-        .map_err(refused)?
-        .into_inner();
-    while let Some(answer) = answers.message().await.map_err(refused)? {
-        match answer.step {
-            Some(renew_response::Step::Challenge(_)) => {
-                let evidence = v1::Evidence {
-                    kind: Some(evidence::Kind::None(v1::NoEvidence {})),
-                };
-                let _ = sender
-                    .send(v1::RenewRequest {
-                        step: Some(renew_request::Step::Evidence(evidence)),
-                    })
-                    .await;
-            }
-            Some(renew_response::Step::Issued(issued)) => {
-                let bundle = TrustBundle::from_der(&issued.authorities_der)?;
-                let chain = issued.chain_der.into_iter().map(Into::into).collect();
-                let key = PrivateKey::from_pem(&identity.key().to_pem())?;
-                return Ok(Identity::new(key, chain, bundle)?);
-            }
-            None => bail!("the controller sent a step that this command does not know"),
-        }
-    }
-    bail!("the controller ended the renewal without a certificate")
 }

@@ -4,11 +4,11 @@
 //! `release init`), and `trust.json` (what was last seen of the release repository).
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use fieldfare_fleet::TrainerName;
+use fieldfare_member::files;
 use fieldfare_release::tuf::{SigningKey, TrustedState};
 use fieldfare_tls::{Endpoint, Identity};
 use ring::rand::SystemRandom;
@@ -297,27 +297,10 @@ impl Context {
     }
 }
 
-/// Writes a file for its owner alone, whole or not at all.
+/// Writes a file for its owner alone, whole or not at all, and the folder it lies in.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let folder = path
-        .parent()
-        .ok_or_else(|| anyhow!("{} has no folder", path.display()))?;
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(folder)?;
-        let temporary = path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        fs::File::open(folder)?.sync_all()
-    };
-    write().with_context(|| format!("writing {}", path.display()))
+    path.parent().map_or(Ok(()), files::make_folder)?;
+    Ok(files::replace(path, bytes)?)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use fieldfare_member::enrolment::keep_certificate;
+use fieldfare_member::files;
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::{Identity, IdentityHandle};
 use tokio::net::TcpListener;
@@ -14,13 +16,14 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiState, SettingsOwner};
 use crate::clock;
 use crate::config::{AgentConfig, ConfigError, Settings};
-use crate::folder::{self, Folder};
-use crate::install::{Installer, Parts, Shelf};
+use crate::folder::Folder;
+use crate::install::{Installer, Parts, Shelf, install_policy};
 use crate::limits::{INVITATION_QUEUE, SESSION_QUEUE};
 use crate::private::PrivateStore;
 use crate::process::{self, Binary};
 use crate::rounds::{Participant, Readiness, RoundsView};
-use crate::session::{Connection, Session, keep_certificate};
+use crate::session::backoff::Backoff;
+use crate::session::{Connection, Session};
 
 /// A device that is ready to run.
 #[derive(Debug)]
@@ -60,6 +63,7 @@ impl Agent {
             config: config.clone(),
             identity: identity.clone(),
             binary: binary.clone(),
+            policy: install_policy(),
             settings: owner.subscribe(),
             desired: desired.subscribe(),
         };
@@ -143,10 +147,15 @@ impl Agent {
         } = self;
         let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
         let token = || stop.clone();
-        let (until, renewing) = (
+        let renewing = keep_certificate(
+            folder.identity(),
+            identity,
+            config.gateways().map_err(anyhow::Error::msg)?,
+            clock::time_source(),
+            |failures| Backoff::after(failures).wait(clock::jitter()),
             token(),
-            keep_certificate(folder.clone(), config, identity, clock::time_source(), token()),
         );
+        let until = token();
         tasks.spawn(async move { Ok(installer.run(until).await?) });
         let until = token();
         tasks.spawn(async move {
@@ -170,7 +179,7 @@ impl Agent {
             stop.cancel();
             outcome = outcome.and(ended.context("a task of the agent panicked").and_then(|ended| ended));
         }
-        folder::remove(&folder.endpoints())?;
+        files::remove(&folder.endpoints())?;
         outcome
     }
 }

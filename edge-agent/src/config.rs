@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use fieldfare_fleet::{ByteSize, CapabilityProfile, Digest, Labels};
+use fieldfare_member::files::{self, FileError};
 use fieldfare_privacy::Budget;
 use fieldfare_tls::Endpoint;
 use serde::{Deserialize, Serialize};
 
-use crate::folder::{self, Folder, FolderError};
+use crate::folder::Folder;
 use crate::limits::DEFAULT_BUDGET;
 
 /// Schema of `agent.json` and `settings.json`.
@@ -39,7 +40,7 @@ pub struct AgentConfig {
 pub enum ConfigError {
     /// The file cannot be read.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    File(#[from] FileError),
     /// There is none.
     #[error("{path} does not exist: enrol this device first (fieldfare-agent enrol --dir ... --token ...)")]
     NotEnrolled {
@@ -74,7 +75,7 @@ impl AgentConfig {
     pub fn load(folder: &Folder) -> Result<Self, ConfigError> {
         let path = folder.config().display().to_string();
         let config: Self =
-            folder::read_json(&folder.config())?.ok_or(ConfigError::NotEnrolled { path: path.clone() })?;
+            files::read_json(&folder.config())?.ok_or(ConfigError::NotEnrolled { path: path.clone() })?;
         if config.schema != SCHEMA {
             return Err(ConfigError::Schema {
                 path,
@@ -225,7 +226,7 @@ impl Settings {
     pub fn load(folder: &Folder) -> Result<Self, ConfigError> {
         let path = folder.settings().display().to_string();
         let settings: Self =
-            folder::read_json(&folder.settings())?.ok_or(ConfigError::NotEnrolled { path: path.clone() })?;
+            files::read_json(&folder.settings())?.ok_or(ConfigError::NotEnrolled { path: path.clone() })?;
         settings.validate().map_err(|reason| ConfigError::Field {
             field: "settings",
             path,
@@ -265,6 +266,14 @@ pub fn parse_labels(text: &str) -> Result<Labels, String> {
         pairs.insert(key.to_owned(), value.to_owned());
     }
     Labels::new(pairs).map_err(|error| error.to_string())
+}
+
+/// Labels as messages carry them.
+pub fn label_pairs(labels: &Labels) -> BTreeMap<String, String> {
+    labels
+        .iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// Longest file of settings, configuration or installation state, in bytes: a few kilobytes in practice.
-pub const MAX_STATE_FILE_BYTES: u64 = 1024 * 1024;
-
 /// First wait after a lost session. Doubled with each failure, and the wait is drawn uniformly from zero to it (full jitter).
 pub const RECONNECT_BASE: Duration = Duration::from_millis(500);
 
@@ -25,15 +22,6 @@ pub const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(200), D
 
 /// Deployments that one agent serves at a time: one serving process fits the memory that its owner gave it.
 pub const MAX_DEPLOYMENTS: usize = 1;
-
-/// How long an enrolment waits for an operator's approval.
-pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-
-/// How long one answer of an enrolment stream may take.
-pub const ENROLMENT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How often the certificate is looked at. Certificates live for hours at least.
-pub const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 
 /// Silence after which a download is given up and resumed.
 pub const DOWNLOAD_SILENCE: Duration = Duration::from_secs(30);

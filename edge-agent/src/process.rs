@@ -5,10 +5,9 @@ use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use fieldfare_member::files::{self, FileError};
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::process::{Child, Command};
-
-use crate::folder;
 
 /// What a child does, as its argument says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +146,8 @@ pub fn length(path: &Path) -> u64 {
 ///
 /// # Errors
 /// The system refuses.
-pub fn announce(path: &Path, api: std::net::SocketAddr) -> Result<(), folder::FolderError> {
-    folder::replace_json(path, &serde_json::json!({ "api": format!("http://{api}") }))
+pub fn announce(path: &Path, api: std::net::SocketAddr) -> Result<(), FileError> {
+    files::replace_json(path, &serde_json::json!({ "api": format!("http://{api}") }))
 }
 
 #[cfg(test)]
@@ -177,7 +176,7 @@ mod tests {
     #[test]
     fn an_error_is_said_with_its_causes_once() {
         let inner = io::Error::other("disk");
-        let outer = folder::FolderError::Io {
+        let outer = FileError::Io {
             action: "read",
             path: "/x".into(),
             source: inner,

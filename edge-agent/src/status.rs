@@ -4,17 +4,18 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::args::Output;
-use crate::folder::{self, Folder};
+use crate::folder::Folder;
+use fieldfare_member::files;
 
 /// What the agent of a folder says of itself, as text.
 ///
 /// # Errors
 /// No agent runs in the folder, or it does not answer.
 pub async fn status(folder: &Folder, output: Output) -> anyhow::Result<String> {
-    let endpoints: Option<Value> = folder::read_json(&folder.endpoints())?;
+    let endpoints: Option<Value> = files::read_json(&folder.endpoints())?;
     let api = endpoints.as_ref().and_then(|endpoints| endpoints.get("api")?.as_str());
     let api = api.with_context(|| format!("no agent runs in {}", folder.path().display()))?;
-    let token = folder::read(&folder.api_token())?.context("the agent has no api-token file")?;
+    let token = files::read(&folder.api_token())?.context("the agent has no api-token file")?;
     let client = reqwest::Client::builder()
         .no_proxy()
         .tls_backend_preconfigured(no_tls()?)

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fieldfare_member::files::FileError;
 use fieldfare_release::{ArtifactError, ArtifactVerifier, Sha256Digest};
 use fieldfare_tls::{ConnectError, ExpectedServer, IdentityHandle, ServerTrust, TimeSource, https_config};
 use reqwest::{Body, Client, StatusCode};
@@ -12,7 +13,6 @@ use tokio_util::io::ReaderStream;
 
 use crate::download::{Download, DownloadError, Downloaded, Expected};
 use crate::failure::WorkError;
-use crate::folder::{FolderError, failed};
 use crate::gateway::backoff;
 use crate::limits::DOWNLOAD_FRUITLESS_MAX;
 
@@ -63,7 +63,7 @@ pub enum ArtifactsError {
     },
     /// A local file fails.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    File(#[from] FileError),
 }
 
 impl From<ArtifactsError> for WorkError {
@@ -193,7 +193,9 @@ impl Artifacts {
         let open = || {
             let path = Arc::clone(&path);
             async move {
-                let file = tokio::fs::File::open(&path).await.map_err(failed("open", &path))?;
+                let file = tokio::fs::File::open(&path)
+                    .await
+                    .map_err(FileError::io("open", &path))?;
                 Ok(Body::wrap_stream(ReaderStream::new(file)))
             }
         };
@@ -202,7 +204,7 @@ impl Artifacts {
 
     async fn put<F>(&self, sha256: Sha256Digest, length: u64, body: impl Fn() -> F) -> Result<(), ArtifactsError>
     where
-        F: Future<Output = Result<Body, FolderError>>,
+        F: Future<Output = Result<Body, FileError>>,
     {
         let mut attempt = 0;
         loop {

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fieldfare_member::files::{self, FileError};
 use fieldfare_tls::Endpoint;
 use serde::{Deserialize, Serialize};
 
 use crate::farm_files::FarmOptions;
-use crate::folder::{self, Folder, FolderError};
+use crate::folder::Folder;
 use crate::pretrain::PretrainOptions;
 
 /// Where `hf://` leads where the environment says nothing.
@@ -129,7 +130,7 @@ pub struct EndpointsFile {
 pub enum ConfigError {
     /// The file cannot be read.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    File(#[from] FileError),
     /// There is none.
     #[error("{path} does not exist: enrol this trainer first (fieldfare-trainer enrol --dir ... --token ...)")]
     NotEnrolled {
@@ -162,7 +163,7 @@ impl TrainerConfig {
     pub fn load(folder: &Folder) -> Result<(Self, Vec<Endpoint>), ConfigError> {
         let path = folder.config().display().to_string();
         let config: Self =
-            folder::read_json(&folder.config())?.ok_or_else(|| ConfigError::NotEnrolled { path: path.clone() })?;
+            files::read_json(&folder.config())?.ok_or_else(|| ConfigError::NotEnrolled { path: path.clone() })?;
         if config.schema != SCHEMA {
             return Err(ConfigError::Schema {
                 path,

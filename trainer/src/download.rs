@@ -5,11 +5,11 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fieldfare_member::files::{self, FileError};
 use fieldfare_release::{ArtifactError, Sha256Digest};
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode};
 
-use crate::folder::{self, FolderError, failed};
 use crate::gateway::backoff;
 use crate::limits::{DOWNLOAD_FRUITLESS_MAX, DOWNLOAD_SILENCE, SOURCE_BYTES_MAX};
 
@@ -64,7 +64,7 @@ pub enum DownloadError {
     },
     /// The system refuses to write.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    File(#[from] FileError),
 }
 
 /// Why one attempt ended early.
@@ -204,7 +204,7 @@ impl Download<'_> {
             StatusCode::PARTIAL_CONTENT => received,
             // Nothing is left after what we have: it is whole, if the server means the same file.
             StatusCode::RANGE_NOT_SATISFIABLE if received > 0 => {
-                fs::remove_file(self.part()).map_err(failed("remove", &self.part()))?;
+                fs::remove_file(self.part()).map_err(FileError::io("remove", &self.part()))?;
                 return Ok(Ended::Broken(Broken::Status(status)));
             }
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
@@ -237,7 +237,7 @@ impl Download<'_> {
         if received > 0 {
             request = request.header(RANGE, format!("bytes={received}-"));
             // Another version of the file begins anew instead of being glued to the old one.
-            if let Some(version) = folder::read(&self.beside(".etag"))? {
+            if let Some(version) = files::read_text(&self.beside(".etag"))? {
                 request = request.header(IF_RANGE, version);
             }
         }
@@ -291,7 +291,7 @@ impl Download<'_> {
     fn remember_version(&self, headers: &HeaderMap) -> Result<(), DownloadError> {
         let strong = |text: &&str| text.starts_with('"');
         match headers.get(ETAG).and_then(|value| value.to_str().ok()).filter(strong) {
-            Some(version) => Ok(folder::replace(&self.beside(".etag"), version.as_bytes())?),
+            Some(version) => Ok(files::replace(&self.beside(".etag"), version.as_bytes())?),
             None => Ok(()),
         }
     }
@@ -308,8 +308,8 @@ impl Download<'_> {
             .create(true)
             .append(true)
             .open(&part)
-            .map_err(failed("open", &part))?;
-        file.set_len(start).map_err(failed("cut", &part))?;
+            .map_err(FileError::io("open", &part))?;
+        file.set_len(start).map_err(FileError::io("cut", &part))?;
         let mut received = start;
         loop {
             let chunk = match tokio::time::timeout(DOWNLOAD_SILENCE, response.chunk()).await {
@@ -321,13 +321,13 @@ impl Download<'_> {
             received += chunk.len() as u64;
             if received > announced {
                 drop(file);
-                fs::remove_file(&part).map_err(failed("remove", &part))?;
+                fs::remove_file(&part).map_err(FileError::io("remove", &part))?;
                 return Err(self.lies(format!("it announced {announced} bytes and sends more")));
             }
-            file.write_all(&chunk).map_err(failed("write", &part))?;
+            file.write_all(&chunk).map_err(FileError::io("write", &part))?;
             progress(received, announced);
         }
-        file.sync_all().map_err(failed("sync", &part))?;
+        file.sync_all().map_err(FileError::io("sync", &part))?;
         Ok(if received == announced {
             Ended::Whole
         } else {
@@ -339,13 +339,13 @@ impl Download<'_> {
         let part = self.part();
         let found = match self.verified(&part) {
             Err(DownloadError::Content { url, source }) => {
-                fs::remove_file(&part).map_err(failed("remove", &part))?;
+                fs::remove_file(&part).map_err(FileError::io("remove", &part))?;
                 return Err(DownloadError::Content { url, source });
             }
             found => found?,
         };
-        fs::rename(&part, self.path).map_err(failed("rename", &part))?;
-        folder::sync_parent(self.path)?;
+        fs::rename(&part, self.path).map_err(FileError::io("rename", &part))?;
+        files::sync_parent(self.path)?;
         Ok(Downloaded {
             path: self.path.to_owned(),
             ..found
@@ -378,13 +378,13 @@ impl Download<'_> {
 }
 
 /// Digest and length of a file.
-pub(crate) fn digest_of(path: &Path) -> Result<(Sha256Digest, u64), FolderError> {
-    let mut file = File::open(path).map_err(failed("open", path))?;
+pub(crate) fn digest_of(path: &Path) -> Result<(Sha256Digest, u64), FileError> {
+    let mut file = File::open(path).map_err(FileError::io("open", path))?;
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     let mut buffer = vec![0; 1 << 16];
     let mut length = 0;
     loop {
-        let read = file.read(&mut buffer).map_err(failed("read", path))?;
+        let read = file.read(&mut buffer).map_err(FileError::io("read", path))?;
         if read == 0 {
             break;
         }

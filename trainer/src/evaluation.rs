@@ -1,11 +1,10 @@
 //! How well a model does on a set of examples: the loss over what counts, and exact answers by greedy decoding.
 
-use fieldfare_lm::engine::{Engine, GenerationOptions, Loss, RunError, Sampling, Step};
-use fieldfare_lm::tokenizer::{ControlTokens, Position, TemplateError};
+use fieldfare_lm::engine::{Engine, GenerationOptions, Loss, RunError, Sampling};
+use fieldfare_lm::tokenizer::{ControlTokens, TemplateError};
 
 use crate::compute::{Stop, Stopped};
 use crate::examples::{Example, ExampleSet};
-use crate::limits::ANSWER_SLACK_TOKENS;
 
 /// The result of one evaluation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -81,44 +80,15 @@ pub fn measure(engine: &Engine, set: &ExampleSet, stop: &Stop) -> Result<Measure
             }
             continue;
         };
-        measured.loss += engine.score(&prompt, answer).map_err(run)?;
+        let assessed = engine.assess(&prompt, answer).map_err(run)?;
+        measured.loss += assessed.loss;
         measured.questions += 1;
-        measured.exact += u32::from(answers_exactly(engine, &prompt, answer).map_err(run)?);
+        measured.exact += u32::from(assessed.exact);
     }
     if measured.loss.tokens == 0 {
         return Err(EvaluationError::NoTokens);
     }
     Ok(measured)
-}
-
-/// Whether greedy decoding gives the answer and then ends, white space at both ends aside.
-fn answers_exactly(engine: &Engine, prompt: &str, answer: &str) -> Result<bool, RunError> {
-    let tokens = engine.tokenizer().encode_prompt(prompt, ControlTokens::Parse)?;
-    let expected = engine
-        .tokenizer()
-        .encode(answer, ControlTokens::AsText, Position::Continuation)?;
-    if tokens.is_empty() || tokens.len() > engine.config().context {
-        return Ok(false);
-    }
-    let max_tokens = expected.len() + ANSWER_SLACK_TOKENS;
-    let options = GenerationOptions {
-        sampling: Sampling::Greedy,
-        max_tokens,
-        stop: Vec::new(),
-    };
-    let mut session = engine.session(&tokens, &options)?;
-    let (mut text, answer) = (String::new(), answer.trim());
-    loop {
-        match session.step()? {
-            Step::Prefilled { .. } => {}
-            Step::Token(token) => text.push_str(&token.text),
-            Step::Finished { text: rest, .. } => return Ok((text + &rest).trim() == answer),
-        }
-        // The rest of a wrong answer need not be computed.
-        if !answer.starts_with(text.trim()) {
-            return Ok(false);
-        }
-    }
 }
 
 /// What greedy decoding says after a prompt, in at most `max_tokens` tokens.

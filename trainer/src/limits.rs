@@ -2,18 +2,6 @@
 
 use std::time::Duration;
 
-/// Longest file of the trainer's own folder that is read, in bytes; the configuration has under 4 KiB.
-pub const STATE_FILE_BYTES_MAX: u64 = 64 * 1024;
-
-/// How long one step of an enrolment stream may take: the controller signs one certificate.
-pub const ENROLMENT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long enrolment waits for an operator's approval.
-pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-
-/// How often the certificate's age is looked at; certificates live for hours or days.
-pub const RENEWAL_CHECK: Duration = Duration::from_secs(30);
-
 /// Longest gRPC message, in bytes: delegated targets metadata of 5 MiB is the largest honest one.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -66,9 +54,6 @@ pub const EXAMPLE_BYTES_MAX: usize = 1 << 20;
 /// Most messages of one conversation.
 pub const MESSAGES_MAX: usize = 256;
 
-/// Tokens that an answer may be longer than the expected one before it counts as another.
-pub const ANSWER_SLACK_TOKENS: usize = 4;
-
 /// Context that a variant's figures assume, in tokens, where the model has more: what a prompt and an answer of the
 /// OpenAI-compatible endpoint take on a device with little memory.
 pub const FIGURE_CONTEXT_TOKENS: usize = 2048;
@@ -118,12 +103,6 @@ pub const UPLOAD_SILENCE: Duration = Duration::from_secs(20);
 
 /// Offers that wait for the round's decision. Those who wait hold no bytes any more.
 pub const OFFER_QUEUE: usize = 64;
-
-/// Longest certificate of a ticket's signer, in bytes; ours have 500 to 700.
-pub const TICKET_CERTIFICATE_BYTES_MAX: usize = 8 * 1024;
-
-/// Most certificates of a ticket's signer.
-pub const TICKET_CHAIN_MAX: usize = 4;
 
 /// How long the metadata of a delegated role is good for: a year. The snapshot above it expires long before and is renewed.
 pub const DELEGATION_SECONDS: u64 = 365 * 24 * 3600;

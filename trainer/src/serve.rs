@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use fieldfare_member::enrolment::{connect_first, keep_certificate};
+use fieldfare_member::files;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::TrainerHello;
 use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, Identity, IdentityHandle, TimeSource};
@@ -17,11 +19,10 @@ use crate::artifacts::Artifacts;
 use crate::compute::Compute;
 use crate::config::{EndpointsFile, Run, TrainerConfig};
 use crate::download::internet_client;
-use crate::enrolment::{self, connect_first};
 use crate::failure::chain;
-use crate::folder::{self, Folder};
+use crate::folder::Folder;
 use crate::gateway::{Gateway, backoff};
-use crate::limits::{DRAIN_TIMEOUT, RENEWAL_CHECK};
+use crate::limits::DRAIN_TIMEOUT;
 use crate::rounds;
 use crate::work::{Workshop, watch_for_work};
 
@@ -64,10 +65,11 @@ impl Server {
             shutdown.clone(),
         ));
         tasks.spawn(keep_certificate(
-            folder.clone(),
+            folder.identity(),
             identity.clone(),
             controllers,
             time.clone(),
+            backoff,
             shutdown.clone(),
         ));
 
@@ -94,7 +96,7 @@ impl Server {
         };
         let stop = shutdown.clone();
         tasks.spawn(async move { workshop.run(hinted, stop).await });
-        folder::replace_json(
+        files::replace_json(
             &folder.endpoints(),
             &EndpointsFile {
                 rounds: endpoint.to_string(),
@@ -158,29 +160,5 @@ async fn first_gateway(controllers: &[Endpoint], identity: &IdentityHandle, time
         }
         tokio::time::sleep(backoff(failures)).await;
         failures += 1;
-    }
-}
-
-/// Renews the certificate when half of its life is over.
-async fn keep_certificate(
-    folder: Folder,
-    identity: IdentityHandle,
-    controllers: Vec<Endpoint>,
-    time: TimeSource,
-    shutdown: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(RENEWAL_CHECK) => {}
-        }
-        if identity.current().needs_renewal(time.now()) {
-            match enrolment::renew(&folder, &identity, &controllers, &time).await {
-                Ok(renewed) => {
-                    tracing::info!(not_after = %renewed.certificate().validity.not_after(), "renewed the certificate")
-                }
-                Err(error) => tracing::warn!(error = chain(&error), "the certificate was not renewed; trying again"),
-            }
-        }
     }
 }

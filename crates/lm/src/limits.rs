@@ -63,3 +63,6 @@ pub const PREFILL_CHUNK: usize = 64;
 
 /// Stop strings of one generation; OpenAI's API accepts four.
 pub const MAX_STOP_STRINGS: usize = 16;
+
+/// Tokens that an answer may be longer than the expected one before it counts as another: other tokens can write the same text.
+pub const ANSWER_SLACK_TOKENS: usize = 4;

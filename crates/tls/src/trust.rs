@@ -167,6 +167,12 @@ pub enum PeerRefused {
         /// The pinned digest.
         pin: fieldfare_fleet::Digest,
     },
+    /// A message was not signed with the certificate's key.
+    #[error("the signature is not one of {principal}")]
+    BadSignature {
+        /// Whom it claims to speak for.
+        principal: Box<Principal>,
+    },
     /// Anything else that the path validation refuses.
     #[error("the certificate of {principal} is not acceptable: {reason}")]
     Path {

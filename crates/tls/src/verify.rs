@@ -13,6 +13,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use crate::certificate::{AuthorityCertificate, CertificateError, LeafCertificate, sha256};
 use crate::deny::DenyList;
 use crate::identity::IdentityHandle;
+use crate::limits::MAX_CHAIN_CERTIFICATES;
 use crate::peer::Validity;
 use crate::principal::{Principal, Role};
 use crate::time::TimeSource;
@@ -216,6 +217,37 @@ impl ServerTrust {
             bundle: identity.bundle().clone(),
             expected,
         }
+    }
+
+    /// Judges a message that a server signed away from any connection (ECDSA P-256 with SHA-256, in DER) and sent with its
+    /// chain, leaf first, in DER.
+    ///
+    /// # Errors
+    /// The chain is not genuine at `now`, its principal is not whom we expect, or the signature is not its.
+    pub fn judge_signed(
+        &self,
+        chain_der: &[Vec<u8>],
+        message: &[u8],
+        signature: &[u8],
+        now: Timestamp,
+    ) -> Result<ServerIdentity, PeerRefused> {
+        if chain_der.len() > MAX_CHAIN_CERTIFICATES {
+            let found = chain_der.len();
+            return Err(PeerRefused::LongChain { found });
+        }
+        let chain: Vec<_> = chain_der
+            .iter()
+            .map(|der| CertificateDer::from(der.as_slice()))
+            .collect();
+        let signer = self.judge(&chain, now)?;
+        let malformed = |_| PeerRefused::Form(CertificateError::Malformed);
+        let leaf = chain.first().ok_or(PeerRefused::Form(CertificateError::Malformed))?;
+        let certificate = webpki::EndEntityCert::try_from(leaf).map_err(malformed)?;
+        let verified = certificate.verify_signature(webpki::ring::ECDSA_P256_SHA256, message, signature);
+        verified.map_err(|_| PeerRefused::BadSignature {
+            principal: Box::new(signer.certificate.principal.clone()),
+        })?;
+        Ok(signer)
     }
 
     /// Judges a server's chain.

@@ -13,6 +13,7 @@ use axum::http::{Method, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use fieldfare_member::files::{self, FileError};
 use fieldfare_proto::v1;
 use fieldfare_release::Sha256Digest;
 use tokio::net::TcpListener;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::AgentConfig;
-use crate::folder::{self, Folder, FolderError};
+use crate::folder::Folder;
 use crate::limits::{DRAIN_TIMEOUT, MAX_EXAMPLES_BODY_BYTES, MAX_REQUEST_BYTES};
 use crate::openai::{self, ApiError, Code};
 use crate::private::PrivateStore;
@@ -47,7 +48,7 @@ pub enum ApiStartError {
     },
     /// The token cannot be kept.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    File(#[from] FileError),
     /// There is no randomness for a token.
     #[error(transparent)]
     Randomness(#[from] clock::NoRandomness),
@@ -81,12 +82,12 @@ pub struct ApiState {
 /// # Errors
 /// The folder refuses, or there is no randomness.
 pub fn token(folder: &Folder) -> Result<String, ApiStartError> {
-    let known = folder::read(&folder.api_token())?.and_then(|bytes| String::from_utf8(bytes).ok());
+    let known = files::read(&folder.api_token())?.and_then(|bytes| String::from_utf8(bytes).ok());
     if let Some(known) = known.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()) {
         return Ok(known);
     }
     let token = hex::encode(clock::random_bytes::<32>()?);
-    folder::replace(&folder.api_token(), format!("{token}\n").as_bytes())?;
+    files::replace(&folder.api_token(), format!("{token}\n").as_bytes())?;
     Ok(token)
 }
 

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 
 use super::ApiState;
 use crate::config::Settings;
-use crate::folder::{self, Folder, FolderError};
+use crate::folder::Folder;
 use crate::openai::{ApiError, Code};
 use crate::process;
+use fieldfare_member::files::{self, FileError};
 
 /// Owns the settings: they are on the disk before anybody sees them.
 #[derive(Debug)]
@@ -43,8 +44,8 @@ impl SettingsOwner {
         self.current.borrow().clone()
     }
 
-    fn replace(&self, settings: Settings) -> Result<(), FolderError> {
-        folder::replace_json(&self.folder.settings(), &settings)?;
+    fn replace(&self, settings: Settings) -> Result<(), FileError> {
+        files::replace_json(&self.folder.settings(), &settings)?;
         self.current.send_replace(settings);
         Ok(())
     }

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 
 use fieldfare_fleet::install::Installed;
 use fieldfare_fleet::{ByteSize, Digest};
+use fieldfare_member::files::{self, FileError};
 use fieldfare_release::manifest::{Artifact, Variant};
 use fieldfare_release::names::TargetKind;
 use fieldfare_release::{
     ArtifactError, ArtifactVerifier, ModelName, ReleaseManifest, ReleaseNumber, Sha256Digest, TargetName,
 };
 
-use crate::folder::{self, Folder, FolderError};
+use crate::folder::Folder;
 use crate::limits::COPY_CHUNK;
 
 /// Why bytes cannot be used.
@@ -21,7 +22,7 @@ use crate::limits::COPY_CHUNK;
 pub enum BytesError {
     /// The folder cannot be read or written.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    File(#[from] FileError),
     /// A file cannot be read.
     #[error("cannot read {path}")]
     Read {
@@ -112,9 +113,9 @@ impl Shelf {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn keep_manifest(&self, bytes: &[u8]) -> Result<Digest, FolderError> {
+    pub fn keep_manifest(&self, bytes: &[u8]) -> Result<Digest, FileError> {
         let sha256 = digest(&Sha256Digest::of(bytes));
-        folder::replace(&self.manifest_path(&sha256), bytes)?;
+        files::replace(&self.manifest_path(&sha256), bytes)?;
         Ok(sha256)
     }
 
@@ -126,7 +127,7 @@ impl Shelf {
         let changed = || BytesError::Manifest {
             release: installed.release.to_string(),
         };
-        let bytes = folder::read(&self.manifest_path(&installed.manifest))?.ok_or_else(changed)?;
+        let bytes = files::read(&self.manifest_path(&installed.manifest))?.ok_or_else(changed)?;
         if digest(&Sha256Digest::of(&bytes)) != installed.manifest {
             return Err(changed());
         }
@@ -225,16 +226,16 @@ impl Shelf {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn forget(&self, artifact: &Artifact) -> Result<(), FolderError> {
-        folder::remove(&self.artifact(&artifact.sha256))?;
-        folder::remove(&self.part(&artifact.sha256))
+    pub fn forget(&self, artifact: &Artifact) -> Result<(), FileError> {
+        files::remove(&self.artifact(&artifact.sha256))?;
+        files::remove(&self.part(&artifact.sha256))
     }
 
     /// Removes everything that none of these releases has. A release whose manifest cannot be read keeps everything.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn keep_only(&self, kept: &[&Installed]) -> Result<(), FolderError> {
+    pub fn keep_only(&self, kept: &[&Installed]) -> Result<(), FileError> {
         let mut names = BTreeSet::new();
         for installed in kept {
             names.insert(format!("{}.json", installed.manifest));
@@ -253,7 +254,7 @@ impl Shelf {
             for entry in entries.flatten() {
                 let unknown = entry.file_name().into_string().is_ok_and(|name| !names.contains(&name));
                 if unknown {
-                    folder::remove(&entry.path())?;
+                    files::remove(&entry.path())?;
                 }
             }
         }

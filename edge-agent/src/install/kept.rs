@@ -3,13 +3,14 @@
 use fieldfare_fleet::install::{InstallPolicy, InstallState};
 use fieldfare_fleet::rollout::{Evidence, Progress};
 use fieldfare_fleet::{ByteSize, Generation, Obstacle};
+use fieldfare_member::files::{self, FileError};
 use fieldfare_proto::v1;
 use fieldfare_release::TargetName;
 use serde::{Deserialize, Serialize};
 
 use super::bytes::Shelf;
 use super::repository::Fetched;
-use crate::folder::{self, Folder, FolderError};
+use crate::folder::Folder;
 use crate::limits::{CONFIRM_WINDOW, DISK_RESERVE_BYTES, INSTALL_ATTEMPTS, INSTALL_RETRY, MAX_CRASHES};
 
 /// Schema of `installation.json`.
@@ -31,15 +32,19 @@ pub(super) struct Kept {
     pub(super) artifact_endpoint: Option<String>,
 }
 
+/// How patient an installation is, by the limits of this build.
+pub const fn install_policy() -> InstallPolicy {
+    InstallPolicy {
+        confirm_window: CONFIRM_WINDOW,
+        max_crashes: MAX_CRASHES,
+        max_attempts: INSTALL_ATTEMPTS,
+        retry_after: INSTALL_RETRY,
+        disk_reserve: ByteSize::new(DISK_RESERVE_BYTES),
+    }
+}
+
 impl Kept {
-    fn new() -> Self {
-        let policy = InstallPolicy {
-            confirm_window: CONFIRM_WINDOW,
-            max_crashes: MAX_CRASHES,
-            max_attempts: INSTALL_ATTEMPTS,
-            retry_after: INSTALL_RETRY,
-            disk_reserve: ByteSize::new(DISK_RESERVE_BYTES),
-        };
+    fn new(policy: InstallPolicy) -> Self {
         Self {
             schema: SCHEMA,
             deployment: String::new(),
@@ -50,12 +55,17 @@ impl Kept {
         }
     }
 
-    pub(super) fn load(folder: &Folder) -> Result<Self, FolderError> {
-        Ok(folder::read_json(&folder.installation())?.unwrap_or_else(Self::new))
+    /// What was kept. The policy is this build's: a limit that an update changes holds for what is under way too.
+    pub(super) fn load(folder: &Folder, policy: InstallPolicy) -> Result<Self, FileError> {
+        let Some(mut kept) = files::read_json::<Self>(&folder.installation())? else {
+            return Ok(Self::new(policy));
+        };
+        kept.install.policy = policy;
+        Ok(kept)
     }
 
-    pub(super) fn save(&self, folder: &Folder) -> Result<(), FolderError> {
-        folder::replace_json(&folder.installation(), self)
+    pub(super) fn save(&self, folder: &Folder) -> Result<(), FileError> {
+        files::replace_json(&folder.installation(), self)
     }
 }
 

@@ -10,5 +10,6 @@ mod task;
 
 pub(crate) use bytes::digest;
 pub use bytes::{BytesError, Described, Shelf};
+pub use kept::install_policy;
 pub use repository::{Fetched, RemoteRepository, RepositoryError, Resolved};
 pub use task::{Desired, InstallError, Installer, Parts, View};

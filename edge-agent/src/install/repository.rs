@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use fieldfare_member::files::{self, FileError};
 use fieldfare_release::limits::{MAX_MANIFEST_BYTES, MAX_ROOT_BYTES};
 use fieldfare_release::manifest::Artifact;
 use fieldfare_release::tuf::{
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 use super::bytes::Shelf;
 use crate::clock::now_seconds;
 use crate::config::AgentConfig;
-use crate::folder::{self, Folder, FolderError};
+use crate::folder::Folder;
 use crate::limits::{COPY_CHUNK, DOWNLOAD_SILENCE};
 
 /// Why something of the repository cannot be had.
@@ -92,7 +93,7 @@ pub enum RepositoryError {
     },
     /// The folder refuses.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    File(#[from] FileError),
     /// A file cannot be written.
     #[error("cannot write {name}")]
     Write {
@@ -120,7 +121,7 @@ impl RepositoryError {
     /// Whether trying the same again may help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Fetch { .. } | Self::Silent { .. } | Self::Write { .. } | Self::Folder(_) | Self::Client(_) => true,
+            Self::Fetch { .. } | Self::Silent { .. } | Self::Write { .. } | Self::File(_) | Self::Client(_) => true,
             Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             // Bytes of a name that contains their digest do not change, but a proxy may have broken these.
             Self::Artifact { .. } => true,
@@ -237,7 +238,7 @@ impl RemoteRepository {
 
     /// What is trusted: as kept, or at first the root that the join token promised.
     async fn trusted(&self) -> Result<TrustedState, RepositoryError> {
-        if let Some(bytes) = folder::read(&self.folder.trusted_state())? {
+        if let Some(bytes) = files::read(&self.folder.trusted_state())? {
             return Ok(TrustedState::from_bytes(&bytes)?);
         }
         let name = format!("metadata/{}.root.json", self.root.0);
@@ -247,7 +248,7 @@ impl RemoteRepository {
             status: StatusCode::NOT_FOUND,
         })?;
         let state = TrustedState::pinned(&root, &self.root.1)?;
-        folder::replace(&self.folder.trusted_state(), &state.to_bytes())?;
+        files::replace(&self.folder.trusted_state(), &state.to_bytes())?;
         Ok(state)
     }
 
@@ -260,7 +261,7 @@ impl RemoteRepository {
     async fn update(&self) -> Result<VerifiedRepository, RepositoryError> {
         let mut update = Update::begin(self.trusted().await?, now_seconds(), Purpose::Install);
         let walked = self.walk(&mut update).await;
-        folder::replace(&self.folder.trusted_state(), &update.state().to_bytes())?;
+        files::replace(&self.folder.trusted_state(), &update.state().to_bytes())?;
         walked?;
         update.finish().map_err(|_| RepositoryError::Status {
             name: "metadata".to_owned(),
@@ -348,7 +349,7 @@ impl RemoteRepository {
         let part = shelf.part(&artifact.sha256);
         let fetched = self.download(artifact, &part, progress).await;
         if let Err(RepositoryError::Artifact { .. }) = &fetched {
-            folder::remove(&part)?;
+            files::remove(&part)?;
         }
         if fetched.is_err() {
             progress.send_modify(|fetched| fetched.done = before);
@@ -357,7 +358,7 @@ impl RemoteRepository {
         let place = shelf.artifact(&artifact.sha256);
         let name = artifact.target.to_string();
         std::fs::rename(&part, &place).map_err(|source| RepositoryError::Write { name, source })?;
-        Ok(folder::sync_directory(&self.folder.blobs())?)
+        Ok(files::sync_folder(&self.folder.blobs())?)
     }
 
     async fn download(

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldfare_fleet::install::{Action, Event, Installed, Stage, StepFailure};
+use fieldfare_fleet::install::{Action, Event, InstallPolicy, Installed, Stage, StepFailure};
 use fieldfare_fleet::rollout::Evidence;
 use fieldfare_fleet::{Generation, Timestamp};
+use fieldfare_member::files::FileError;
 use fieldfare_proto::v1;
 use fieldfare_release::TargetName;
 use fieldfare_tls::{Endpoint, IdentityHandle};
@@ -20,7 +21,7 @@ use super::repository::{Fetched, RemoteRepository, RepositoryError, Resolved};
 use super::steps::{ServeError, StepEnd, Tools};
 use crate::clock;
 use crate::config::{AgentConfig, Settings};
-use crate::folder::{Folder, FolderError};
+use crate::folder::Folder;
 use crate::limits::{INSTALL_QUEUE, PROGRESS_INTERVAL, RESTART_FORGIVEN, RESTART_WAIT};
 use crate::process::{self, Binary};
 use crate::serving::Served;
@@ -30,7 +31,7 @@ use crate::serving::Served;
 pub enum InstallError {
     /// Its state cannot be kept: without that nothing may be done.
     #[error("the state of the installation")]
-    State(#[from] FolderError),
+    State(#[from] FileError),
 }
 
 /// What a session heard last.
@@ -53,6 +54,8 @@ pub struct Parts {
     pub identity: IdentityHandle,
     /// The agent's own binary.
     pub binary: Binary,
+    /// How patient an installation is.
+    pub policy: InstallPolicy,
     /// What the owner allows.
     pub settings: watch::Receiver<Settings>,
     /// What the session hears.
@@ -120,7 +123,7 @@ impl Installer {
     /// # Errors
     /// The kept state cannot be read.
     pub fn new(parts: Parts) -> Result<(Self, View), InstallError> {
-        let kept = Kept::load(&parts.folder)?;
+        let kept = Kept::load(&parts.folder, parts.policy.clone())?;
         let shelf = Shelf::new(parts.folder.clone());
         let (reports, inbox) = mpsc::channel(INSTALL_QUEUE);
         let (serving, serving_view) = watch::channel(None);

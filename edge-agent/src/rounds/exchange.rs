@@ -1,6 +1,7 @@
 //! What goes between the device and the trainer: the configuration and the state down, one contribution up.
 
 use fieldfare_fleet::Digest;
+use fieldfare_member::ticket::Ticket;
 use fieldfare_proto::v1::rounds_client::RoundsClient;
 use fieldfare_proto::v1::{
     ConfigureRequest, ContributeRequest, ContributionHeader, SignedTicket, configure_response, contribute_request,
@@ -11,7 +12,6 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::plan::{PlanError, RoundPlan};
-use super::ticket::Ticket;
 use crate::clock;
 use crate::limits::{TRAINER_TIMEOUT, UPLOAD_ATTEMPTS, UPLOAD_CHUNK};
 use crate::process;

@@ -5,7 +5,6 @@ mod exchange;
 mod participant;
 mod plan;
 mod readiness;
-mod ticket;
 mod training;
 
 pub use child::{Order, Said, train as train_child};
@@ -13,5 +12,4 @@ pub use exchange::{Configured, ExchangeError, Trainer};
 pub use participant::{Participant, Refusal, RoundsView};
 pub use plan::{PlanError, RoundPlan, Training};
 pub use readiness::Readiness;
-pub use ticket::{Ticket, TicketError};
 pub use training::{TrainingError, train};

@@ -10,6 +10,7 @@ use fieldfare_lm::config::DecoderConfig;
 use fieldfare_lm::engine::Mapping;
 use fieldfare_lm::gguf::Gguf;
 use fieldfare_lm::train::memory::{PhysicalBatch, training_bytes};
+use fieldfare_member::ticket::{Ticket, claimed_round};
 use fieldfare_proto::v1::{
     InvitationAccepted, InvitationRefused, InvitationReply, RefusalReason, RoundInvitation, RoundRef, invitation_reply,
 };
@@ -22,7 +23,6 @@ use super::child::Order;
 use super::exchange::{Configured, ExchangeError, Trainer};
 use super::plan::RoundPlan;
 use super::readiness::Readiness;
-use super::ticket::{Ticket, claimed_round};
 use super::training::train;
 use crate::clock;
 use crate::config::Consent;
@@ -176,7 +176,7 @@ impl Participant {
 
     async fn take_part(&self, invitation: &RoundInvitation, round: &RoundId) -> Result<(), Refusal> {
         let signed = invitation.ticket.clone().unwrap_or_default();
-        let ticket = Ticket::verify(Some(&signed), &self.identity.current(), clock::now());
+        let ticket = Ticket::sent_to(&self.identity.current(), Some(&signed), clock::now());
         let ticket = ticket.map_err(|error| refuse(RefusalReason::BadTicket, process::chain(&error)))?;
         let endpoint = invitation.trainer_endpoint.parse();
         let endpoint = endpoint

@@ -5,6 +5,7 @@ use fieldfare_lm::adapter::Projection;
 use fieldfare_lm::config::DecoderConfig;
 use fieldfare_lm::limits::MAX_RANK;
 use fieldfare_lm::train::LoraSpec;
+use fieldfare_member::ticket::Ticket;
 use fieldfare_privacy::{Budget, DpSgdParameters, RingCodec, RingParameters};
 use fieldfare_proto::v1::{DpSgd, LoraShape, RoundConfiguration};
 use fieldfare_proto::{ConversionError, OptionExt, ResultExt};
@@ -133,7 +134,7 @@ impl RoundPlan {
     ///
     /// # Errors
     /// [`PlanError`] names the field.
-    pub fn read(bytes: &[u8], ticket: &super::Ticket) -> Result<Self, PlanError> {
+    pub fn read(bytes: &[u8], ticket: &Ticket) -> Result<Self, PlanError> {
         if bytes.len() > MAX_ROUND_CONFIGURATION_BYTES {
             return Err(PlanError::TooLong { found: bytes.len() });
         }
@@ -239,11 +240,11 @@ impl Training {
 
 #[cfg(test)]
 mod tests {
+    use fieldfare_fleet::DeviceId;
     use fieldfare_proto::v1::{LocalTraining, PrivacyBudget, RingCodec as WireCodec, RoundRef};
     use fieldfare_tls::Principal;
 
     use super::*;
-    use crate::rounds::Ticket;
 
     fn configuration() -> RoundConfiguration {
         RoundConfiguration {
@@ -300,6 +301,7 @@ mod tests {
         .unwrap();
         Ticket {
             round,
+            device: DeviceId::from_bytes([1; 16]),
             configuration: digest(&Sha256Digest::of(bytes)),
             trainer,
             not_after: Timestamp::NEVER,

@@ -1,15 +1,12 @@
 //! Measuring a model on examples: loss over what counts, and exact answers by greedy decoding.
 
-use fieldfare_lm::engine::{Engine, GenerationOptions, Sampling};
-use fieldfare_lm::tokenizer::{ChatMessage, ControlTokens, Position, TokenizedExample};
+use fieldfare_lm::engine::Engine;
+use fieldfare_lm::tokenizer::ChatMessage;
 
 use super::child::blamed;
 use super::protocol::{Blame, Evaluation};
 use crate::example::{Example, Message};
 use crate::process;
-
-/// Tokens that an answer may be longer than the expected one, before it counts as another.
-const ANSWER_SLACK: usize = 4;
 
 /// An evaluation, one example at a time, so that requests are answered in between.
 #[derive(Debug)]
@@ -79,45 +76,19 @@ impl EvaluationInProgress {
     }
 
     fn measure(&mut self, engine: &Engine, example: &Example) -> Result<(), (Blame, String)> {
-        let request = |error: &dyn std::error::Error| (Blame::Request, process::chain(error));
         let render = |messages: &[ChatMessage]| engine.template().render(messages).map_err(|e| process::chain(&e));
         let parts = parts(example, render).map_err(|reason| (Blame::Request, reason))?;
-        let tokenizer = engine.tokenizer();
-        let tokenized = match &parts {
-            Parts::Text(text) => tokenizer.plain_text(text),
-            Parts::Completion { prompt, completion } => tokenizer.example(prompt, completion),
+        let loss = match &parts {
+            Parts::Text(text) => engine.text_loss(text).map_err(|error| blamed(&error))?,
+            Parts::Completion { prompt, completion } => {
+                let assessed = engine.assess(prompt, completion).map_err(|error| blamed(&error))?;
+                self.measured.completions += 1;
+                self.measured.exact += u64::from(assessed.exact);
+                assessed.loss
+            }
         };
-        let tokenized: TokenizedExample = tokenized.map_err(|error| request(&error))?;
-        let loss = engine.example_loss(&tokenized).map_err(|error| blamed(&error))?;
         self.measured.nats += loss.nats;
         self.measured.tokens += loss.tokens;
-        if let Parts::Completion { prompt, completion } = &parts {
-            self.measured.completions += 1;
-            if answers_exactly(engine, prompt, completion)? {
-                self.measured.exact += 1;
-            }
-        }
         Ok(())
     }
-}
-
-/// Whether greedy decoding gives the completion and then ends, white space at the ends aside.
-fn answers_exactly(engine: &Engine, prompt: &str, completion: &str) -> Result<bool, (Blame, String)> {
-    let encode = |error| (Blame::Request, process::chain(&error));
-    let tokens = engine
-        .tokenizer()
-        .encode_prompt(prompt, ControlTokens::Parse)
-        .map_err(encode)?;
-    let expected = engine
-        .tokenizer()
-        .encode(completion, ControlTokens::AsText, Position::Continuation)
-        .map_err(encode)?;
-    let max_tokens = expected.len() + ANSWER_SLACK;
-    let options = GenerationOptions {
-        sampling: Sampling::Greedy,
-        max_tokens,
-        stop: Vec::new(),
-    };
-    let answer = engine.generate(&tokens, &options).map_err(|error| blamed(&error))?;
-    Ok(answer.text.trim() == completion.trim())
 }

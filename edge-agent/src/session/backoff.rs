@@ -19,9 +19,19 @@ impl Backoff {
             .min(RECONNECT_MAX)
     }
 
+    /// As it is after so many failures in a row.
+    pub const fn after(failures: u32) -> Self {
+        Self { failures }
+    }
+
+    /// How long to wait; `jitter` is drawn uniformly from 0 up to 1.
+    pub fn wait(self, jitter: f64) -> Duration {
+        self.bound().mul_f64(jitter.clamp(0.0, 1.0))
+    }
+
     /// Counts a failure and says how long to wait; `jitter` is drawn uniformly from 0 up to 1.
     pub fn failed(&mut self, jitter: f64) -> Duration {
-        let wait = self.bound().mul_f64(jitter.clamp(0.0, 1.0));
+        let wait = self.wait(jitter);
         self.failures = self.failures.saturating_add(1);
         wait
     }

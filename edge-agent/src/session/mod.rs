@@ -3,11 +3,9 @@
 //! Both sides are level-triggered: what is lost with a session is said again in the next.
 
 pub mod backoff;
-mod renewal;
 
 use std::time::Duration;
 
-use fieldfare_fleet::Labels;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
 use fieldfare_proto::v1::{
@@ -22,12 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::clock;
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, label_pairs};
 use crate::install::Desired;
 use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, SESSION_QUEUE, WELCOME_TIMEOUT};
 use crate::process;
 use backoff::Backoff;
-pub use renewal::keep_certificate;
 
 /// What the session shows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,7 +150,7 @@ impl Session {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             profile: Some((&self.config.profile).into()),
             observed: Some(self.observed.borrow_and_update().clone()),
-            labels: pairs(&self.config.labels),
+            labels: label_pairs(&self.config.labels),
             training: Some(*self.readiness.borrow_and_update()),
         }
     }
@@ -247,11 +244,4 @@ async fn send(up: &mpsc::Sender<DeviceMessage>, message: Up) -> Result<(), Ended
     up.send(DeviceMessage { message: Some(message) })
         .await
         .map_err(|_| Ended::Closed)
-}
-
-fn pairs(labels: &Labels) -> std::collections::BTreeMap<String, String> {
-    labels
-        .iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
 }

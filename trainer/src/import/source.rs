@@ -95,7 +95,7 @@ impl Import<'_> {
 /// Whether another attempt could succeed: what a foreign server says about its own file is final.
 fn judge(error: DownloadError) -> WorkError {
     match error {
-        DownloadError::Folder(_) => WorkError::from(ArtifactsError::from(error)),
+        DownloadError::File(_) => WorkError::from(ArtifactsError::from(error)),
         error => WorkError::Impossible(format!("the source cannot be fetched: {}", chain(&error))),
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use fieldfare_fleet::{DeviceId, Digest, RoundId, Timestamp};
+use fieldfare_member::files;
 use fieldfare_proto::v1::{RoundConfiguration, RoundEvent, RoundRef};
 use fieldfare_release::Sha256Digest;
 use prost::Message;
@@ -15,7 +16,6 @@ use super::{Job, bench};
 use crate::clock::unix_ms;
 use crate::evaluation::Measured;
 use crate::failure::{WorkError, chain};
-use crate::folder;
 use crate::gateway::{FencedGateway, backoff};
 use crate::limits::EVENT_QUEUE;
 use crate::rounds::{ContributionStore, Offer, OpenGuard, RoundOffered};
@@ -53,7 +53,7 @@ impl Drop for AbortOnDrop {
 /// tickets and contributions stay good.
 pub(super) fn kept_configuration(job: &Job<'_>, id: &RoundId) -> Result<Option<Bytes>, WorkError> {
     let path = configuration_file(job, id)?;
-    let kept = folder::read(&path).map_err(WorkError::interrupted("reading the round's configuration"))?;
+    let kept = files::read_text(&path).map_err(WorkError::interrupted("reading the round's configuration"))?;
     let bytes = kept.and_then(|kept| hex::decode(kept.trim()).ok()).unwrap_or_default();
     let now = unix_ms(job.workshop.time.now());
     let usable = RoundConfiguration::decode(bytes.as_slice()).is_ok_and(|kept| {
@@ -72,7 +72,7 @@ fn configuration(job: &Job<'_>, path: &Path, id: &RoundId, state: Sha256Digest) 
         .plan
         .configuration(id, state, job.workshop.time.now())
         .encode_to_vec();
-    let kept = folder::replace(path, hex::encode(&bytes).as_bytes());
+    let kept = files::replace(path, hex::encode(&bytes).as_bytes());
     kept.map_err(WorkError::interrupted("keeping the round's configuration"))?;
     Ok(bytes.into())
 }

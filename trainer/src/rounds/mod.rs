@@ -3,7 +3,6 @@
 mod aggregate;
 mod service;
 mod store;
-mod ticket;
 
 use std::sync::Arc;
 
@@ -23,7 +22,6 @@ use crate::limits::{OFFER_QUEUE, ROUNDS_MESSAGE_BYTES_MAX};
 pub use aggregate::{AggregateError, sum};
 pub use service::RoundsService;
 pub use store::{ContributionStore, Kept, Put, StoreError};
-pub use ticket::{Ticket, TicketError};
 
 /// What a device tells a round.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fieldfare_fleet::round::{Answer, Refused};
 use fieldfare_fleet::{ByteSize, Digest};
+use fieldfare_member::ticket::{Ticket, TicketError};
 use fieldfare_proto::v1::rounds_server::Rounds;
 use fieldfare_proto::v1::{
     ConfigureRequest, ConfigureResponse, ContributeRequest, ContributeResponse, ContributionHeader, SignedTicket,
@@ -17,7 +18,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::store::digest;
-use super::{Offer, OpenRound, Put, StoreError, Ticket, TicketError};
+use super::{Offer, OpenRound, Put, StoreError};
 use crate::failure::chain;
 use crate::limits::{CHUNK_BYTES, UPLOAD_SILENCE, UPLOADS_AT_ONCE};
 
@@ -104,7 +105,7 @@ impl RoundsService {
     fn admit(&self, peer: &PeerIdentity, ticket: Option<SignedTicket>) -> Result<(Ticket, OpenRound), TurnedAway> {
         let principal = peer.principal().map_err(|error| TurnedAway::Peer(error.to_string()))?;
         let own = self.identity.current();
-        let ticket = Ticket::verify(ticket, &own, principal, self.time.now())?;
+        let ticket = Ticket::shown_to(&own, principal, ticket.as_ref(), self.time.now())?;
         let open = self.open.borrow().clone().ok_or(TurnedAway::NoRound)?;
         if ticket.round != open.round.id {
             let (told, current) = (ticket.round.to_string(), open.round.id.to_string());

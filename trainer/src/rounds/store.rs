@@ -8,16 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fieldfare_fleet::{DeviceId, Digest, RoundId};
+use fieldfare_member::files::{self, FileError};
 use fieldfare_release::Sha256Digest;
-
-use crate::folder::{FolderError, failed, sync_parent};
 
 /// Why a contribution cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The system refuses.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    File(#[from] FileError),
     /// The bytes on disk are not those that were accepted.
     #[error("the contribution of {device} on disk is {found}, accepted was {accepted}")]
     Changed {
@@ -76,8 +75,8 @@ impl ContributionStore {
             .recursive(true)
             .mode(0o700)
             .create(&folder)
-            .map_err(failed("make", &folder))?;
-        sync_parent(&folder)?;
+            .map_err(FileError::io("make", &folder))?;
+        files::sync_parent(&folder)?;
         Ok(Self {
             folder: Arc::new(folder),
             staged: Arc::default(),
@@ -103,22 +102,22 @@ impl ContributionStore {
             .truncate(true)
             .mode(0o600)
             .open(&staged)
-            .map_err(failed("create", &staged))?;
-        file.write_all(bytes).map_err(failed("write", &staged))?;
-        file.sync_all().map_err(failed("sync", &staged))?;
+            .map_err(FileError::io("create", &staged))?;
+        file.write_all(bytes).map_err(FileError::io("write", &staged))?;
+        file.sync_all().map_err(FileError::io("sync", &staged))?;
         // A link never replaces what is there, as a rename would.
         let linked = fs::hard_link(&staged, &path);
-        fs::remove_file(&staged).map_err(failed("remove", &staged))?;
+        fs::remove_file(&staged).map_err(FileError::io("remove", &staged))?;
         match linked {
             Ok(()) => {
-                sync_parent(&path)?;
+                files::sync_parent(&path)?;
                 Ok(Put::Stored)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match self.kept(device)? {
                 Some(kept) if kept.digest != digest(bytes) => Ok(Put::Conflicts(kept.digest)),
                 _ => Ok(Put::Repeated),
             },
-            Err(error) => Err(failed("link", &path)(error).into()),
+            Err(error) => Err(FileError::io("link", &path)(error).into()),
         }
     }
 
@@ -135,7 +134,7 @@ impl ContributionStore {
                 length: bytes.len() as u64,
             })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("read", &path)(error).into()),
+            Err(error) => Err(FileError::io("read", &path)(error).into()),
         }
     }
 
@@ -144,10 +143,10 @@ impl ContributionStore {
     /// # Errors
     /// The system refuses.
     pub fn all(&self) -> Result<Vec<Kept>, StoreError> {
-        let entries = fs::read_dir(&*self.folder).map_err(failed("list", &self.folder))?;
+        let entries = fs::read_dir(&*self.folder).map_err(FileError::io("list", &self.folder))?;
         let mut all = Vec::new();
         for entry in entries {
-            let name = entry.map_err(failed("list", &self.folder))?.file_name();
+            let name = entry.map_err(FileError::io("list", &self.folder))?.file_name();
             // What a crash left half-written has a name that is no device's.
             let Some(device) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
@@ -164,7 +163,7 @@ impl ContributionStore {
     /// The system refuses, or the bytes changed.
     pub fn read(&self, device: &DeviceId, accepted: Digest) -> Result<Vec<u8>, StoreError> {
         let path = self.path(device);
-        let bytes = fs::read(&path).map_err(failed("read", &path))?;
+        let bytes = fs::read(&path).map_err(FileError::io("read", &path))?;
         match digest(&bytes) {
             found if found == accepted => Ok(bytes),
             found => Err(StoreError::Changed {
@@ -181,12 +180,14 @@ impl ContributionStore {
     /// The system refuses.
     pub fn remove(&self) -> Result<(), StoreError> {
         match fs::remove_dir_all(&*self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.folder)(error).into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::io("remove", &self.folder)(error).into())
+            }
             _ => {
                 if let Some(parent) = self.folder.parent() {
                     File::open(parent)
                         .and_then(|folder| folder.sync_all())
-                        .map_err(failed("sync", parent))?;
+                        .map_err(FileError::io("sync", parent))?;
                 }
                 Ok(())
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{AdapterMismatch, LoraAdapter, LoraFactors, Projection, Site, permute_rows_from_hf, permute_rows_to_hf};
 use crate::config::DecoderConfig;
@@ -21,7 +22,28 @@ const PREFIX: &str = "base_model.model.model.layers.";
 /// The metadata key under which the factors carry their own configuration, so that one file is a whole adapter.
 const CONFIG_KEY: &str = "fieldfare.adapter_config";
 
-/// What `adapter_config.json` says, as far as it decides what is computed. Unknown fields are ignored.
+/// Fields that say how an adapter was trained or found, and nothing of what is computed with it (PEFT 0.21).
+const INERT_FIELDS: [&str; 13] = [
+    "auto_mapping",
+    "corda_config",
+    "eva_config",
+    "exclude_modules",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+];
+
+/// Ways to begin training that leave the base as it is. The others (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) take something out of
+/// the base's weights, and their factors are right only beside what is left of it.
+const INITIALISATIONS_OF_FACTORS_ALONE: [&str; 3] = ["eva", "gaussian", "orthogonal"];
+
+/// What `adapter_config.json` says. A field that is not known, and that could change what is computed, is refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeftConfig {
     /// `LORA`.
@@ -33,8 +55,9 @@ pub struct PeftConfig {
     pub r: usize,
     /// The product is scaled by `lora_alpha / r`.
     pub lora_alpha: f32,
-    /// Projections that have factors, such as `q_proj`.
-    pub target_modules: Vec<String>,
+    /// Projections that have factors, such as `q_proj`, or an expression for their names. The factors themselves decide.
+    #[serde(default)]
+    pub target_modules: TargetModules,
     /// Dropout in training; has no effect on what is computed when serving.
     #[serde(default)]
     pub lora_dropout: f32,
@@ -56,6 +79,25 @@ pub struct PeftConfig {
     /// The base model's name, for people.
     #[serde(default)]
     pub base_model_name_or_path: Option<String>,
+    /// Every other field.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
+}
+
+/// Which modules have factors, in the forms that PEFT writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TargetModules {
+    /// By name.
+    Names(Vec<String>),
+    /// By a regular expression.
+    Expression(String),
+}
+
+impl Default for TargetModules {
+    fn default() -> Self {
+        Self::Names(Vec::new())
+    }
 }
 
 fn no_bias() -> String {
@@ -94,7 +136,7 @@ pub enum AdapterError {
     #[error("adapter: adapter_config.json: {field} is {found}, expected {expected}")]
     Unsupported {
         /// The field.
-        field: &'static str,
+        field: String,
         /// Its value.
         found: String,
         /// What is supported.
@@ -238,7 +280,7 @@ fn describe(adapter: &LoraAdapter, base: &str) -> PeftConfig {
         task_type: Some("CAUSAL_LM".to_owned()),
         r: adapter.rank,
         lora_alpha: adapter.alpha,
-        target_modules: targets.into_iter().map(str::to_owned).collect(),
+        target_modules: TargetModules::Names(targets.into_iter().map(str::to_owned).collect()),
         lora_dropout: 0.0,
         bias: no_bias(),
         use_rslora: false,
@@ -246,6 +288,7 @@ fn describe(adapter: &LoraAdapter, base: &str) -> PeftConfig {
         fan_in_fan_out: false,
         inference_mode: true,
         base_model_name_or_path: Some(base.to_owned()),
+        others: BTreeMap::new(),
     }
 }
 
@@ -277,7 +320,10 @@ fn read_config(model: &[u8], config_json: Option<&str>) -> Result<PeftConfig, Ad
 }
 
 fn check_supported(config: &PeftConfig) -> Result<(), AdapterError> {
-    let unsupported = |field, found: String, expected| Err(AdapterError::Unsupported { field, found, expected });
+    let unsupported = |field: &str, found: String, expected| {
+        let field = field.to_owned();
+        Err(AdapterError::Unsupported { field, found, expected })
+    };
     if config.peft_type != "LORA" {
         return unsupported("peft_type", config.peft_type.clone(), "LORA");
     }
@@ -292,9 +338,36 @@ fn check_supported(config: &PeftConfig) -> Result<(), AdapterError> {
         ("use_dora", config.use_dora),
         ("fan_in_fan_out", config.fan_in_fan_out),
     ];
-    match flags.into_iter().find(|(_, set)| *set) {
-        Some((field, _)) => unsupported(field, "true".to_owned(), "false"),
-        None => Ok(()),
+    if let Some((field, _)) = flags.into_iter().find(|(_, set)| *set) {
+        return unsupported(field, "true".to_owned(), "false");
+    }
+    for (field, value) in &config.others {
+        if field == "init_lora_weights" {
+            let leaves_the_base = match value {
+                Value::String(name) => INITIALISATIONS_OF_FACTORS_ALONE.contains(&name.as_str()),
+                other => other.is_boolean() || other.is_null(),
+            };
+            if !leaves_the_base {
+                return unsupported(
+                    field,
+                    value.to_string(),
+                    "an initialisation that leaves the base's weights alone",
+                );
+            }
+        } else if !INERT_FIELDS.contains(&field.as_str()) && !says_nothing(value) {
+            return unsupported(field, value.to_string(), "nothing: the engine does not know it");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a field has the value that it has where it is not used.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
     }
 }
 
@@ -449,6 +522,27 @@ mod tests {
             (r#""r": 2"#, r#""r": 100000"#, "the rank is 100000"),
             (r#""r": 2"#, r#""r": 3"#, "expected F32, F16 or BF16 [3, 12]"),
             (r#""r": 2"#, r#""r": "two""#, "not a LoRA configuration"),
+            (
+                r#""r": 2"#,
+                r#""r": 2, "alpha_pattern": {"q_proj": 16}"#,
+                "alpha_pattern is {\"q_proj\":16}",
+            ),
+            (
+                r#""r": 2"#,
+                r#""r": 2, "layer_replication": [[0, 4], [2, 5]]"#,
+                "layer_replication is",
+            ),
+            (r#""r": 2"#, r#""r": 2, "use_qalora": true"#, "use_qalora is true"),
+            (
+                r#""r": 2"#,
+                r#""r": 2, "init_lora_weights": "pissa_niter_16""#,
+                "init_lora_weights is \"pissa_niter_16\"",
+            ),
+            (
+                r#""r": 2"#,
+                r#""r": 2, "of_tomorrow": 1"#,
+                "of_tomorrow is 1, expected nothing",
+            ),
         ];
         for (from, to, expected) in cases {
             let changed = files.config.replace(from, to);
@@ -456,6 +550,27 @@ mod tests {
             let error = read(&files.model, Some(&changed), &config()).unwrap_err().to_string();
             assert!(error.contains(expected), "{to}: {error}");
         }
+    }
+
+    /// The fields that PEFT 0.21.2 writes for `LoraConfig(r=2, lora_alpha=4, target_modules="all-linear")`.
+    #[test]
+    fn fields_that_change_nothing_are_passed_over() {
+        let files = write(&adapter(), &config(), "farm").unwrap();
+        let written = files.config.replace(
+            r#""r": 2"#,
+            r#""r": 2, "alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null,
+            "corda_config": null, "ensure_weight_tying": false, "eva_config": null, "exclude_modules": null,
+            "init_lora_weights": true, "layer_replication": null, "layers_pattern": null, "layers_to_transform": null,
+            "loftq_config": {}, "lora_bias": false, "megatron_config": null, "megatron_core": "megatron.core",
+            "modules_to_save": null, "peft_version": "0.21.2", "qalora_group_size": 16, "rank_pattern": {},
+            "revision": null, "target_parameters": null, "trainable_token_indices": null, "use_qalora": false"#,
+        );
+        assert_ne!(written, files.config);
+        assert_eq!(read(&files.model, Some(&written), &config()).unwrap(), adapter());
+        let mut by_expression: Value = serde_json::from_str(&written).unwrap();
+        by_expression["target_modules"] = Value::from("all-linear");
+        let by_expression = by_expression.to_string();
+        assert_eq!(read(&files.model, Some(&by_expression), &config()).unwrap(), adapter());
     }
 
     fn serialise(tensors: &[(&str, Vec<usize>, Dtype)]) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! One pass through the decoder: tokens in, logits out.
 
 use super::cache::KvCache;
+use super::float::dot;
 use super::lora::AppliedAdapter;
-use super::matrix::dot;
 use super::weights::{LayerWeights, Weights};
 use crate::adapter::Projection;
 use crate::config::{DecoderConfig, RopePairing};

@@ -1,6 +1,6 @@
 //! An adapter beside the weights: `y += scale * B (A x)`, whatever the format of the weights.
 
-use super::matrix::dot;
+use super::float::dot;
 use crate::adapter::{AdapterMismatch, LoraAdapter, LoraFactors, Projection};
 use crate::config::DecoderConfig;
 

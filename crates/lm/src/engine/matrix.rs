@@ -1,6 +1,6 @@
-//! Weight matrices in GGUF's formats, multiplied in place with candle's kernels.
+//! Weight matrices in GGUF's formats, multiplied in place: quantised ones with candle's kernels, others with our own.
 //!
-//! candle's dot products choose AVX2, AVX-512 or NEON at run time. They are called directly and not through its tensors: weights stay in
+//! candle's quantised dot products choose AVX2, AVX-512 or NEON at run time. They are called directly and not through its tensors: weights stay in
 //! the mapped file instead of being copied, and the work stays on the calling thread, while candle's own loop fans out to a pool that
 //! `RAYON_NUM_THREADS` sizes. One compute thread per process is Fieldfare's design.
 
@@ -13,6 +13,7 @@ use candle_core::quantized::k_quants::{
 };
 use half::{bf16, f16};
 
+use super::float::{self, Float};
 use super::mapping::{Blocks, Mapping, Plain};
 use crate::gguf::TensorType;
 
@@ -106,11 +107,16 @@ impl Matrix {
         if range.len() as u64 != bytes || !(d_in as u64).is_multiple_of(row_multiple(tensor_type)) {
             return None;
         }
-        let rows = with_block_type!(
-            tensor_type,
-            Block => Box::new(Blocks::<Block>::new(mapping, range)?) as Box<dyn Rows>,
-            return None
-        );
+        let rows = match tensor_type {
+            TensorType::F32 => Box::new(Numbers(Blocks::<f32>::new(mapping, range)?)) as Box<dyn Rows>,
+            TensorType::F16 => Box::new(Numbers(Blocks::<f16>::new(mapping, range)?)),
+            TensorType::BF16 => Box::new(Numbers(Blocks::<bf16>::new(mapping, range)?)),
+            quantised => with_block_type!(
+                quantised,
+                Block => Box::new(Blocks::<Block>::new(mapping, range)?) as Box<dyn Rows>,
+                return None
+            ),
+        };
         Some(Self { d_in, d_out, rows })
     }
 
@@ -143,6 +149,21 @@ impl<T: Plain + GgmlType + std::fmt::Debug> Rows for Blocks<T> {
     fn dequantise(&self, d_in: usize, row: usize, out: &mut [f32]) {
         let per_row = d_in / T::BLCK_SIZE;
         T::to_float(&self.as_slice()[row * per_row..(row + 1) * per_row], out);
+    }
+}
+
+/// Rows of numbers that are not quantised in blocks.
+#[derive(Debug)]
+struct Numbers<T>(Blocks<T>);
+
+impl<T: Plain + Float + std::fmt::Debug + Send + Sync> Rows for Numbers<T> {
+    fn multiply(&self, d_in: usize, inputs: &[f32], out: &mut [f32]) {
+        float::multiply(self.0.as_slice(), d_in, inputs, out);
+    }
+
+    fn dequantise(&self, d_in: usize, row: usize, out: &mut [f32]) {
+        let elements = &self.0.as_slice()[row * d_in..(row + 1) * d_in];
+        out.copy_from_slice(T::as_f32(elements, &mut vec![0.0; d_in]));
     }
 }
 
@@ -182,10 +203,4 @@ pub(crate) fn dequantise(mapping: &Arc<Mapping>, range: Range<usize>, tensor_typ
         Block::to_float(blocks.as_slice(), &mut elements);
         Some(elements)
     }, None)
-}
-
-/// `sum(left * right)`.
-pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
-    assert_eq!(left.len(), right.len(), "a dot product has two sides of one length");
-    <f32 as GgmlType>::vec_dot(left.len(), left, right)
 }

@@ -4,6 +4,7 @@
 //! [`Session`]s in turn.
 
 mod cache;
+mod float;
 mod forward;
 mod generate;
 mod lora;
@@ -24,7 +25,7 @@ pub use generate::{FinishReason, GeneratedToken, Generation, GenerationOptions, 
 pub use mapping::Mapping;
 pub(crate) use mapping::blocks_as_bytes;
 pub use sampling::Sampling;
-pub use score::Loss;
+pub use score::{Assessment, Loss};
 pub use weights::WeightsError;
 
 use crate::adapter::{AdapterMismatch, LoraAdapter};

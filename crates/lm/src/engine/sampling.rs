@@ -121,7 +121,7 @@ fn nucleus(ranked: &[(u32, f64)], top_p: f64) -> usize {
     ranked.len()
 }
 
-fn most_probable(logits: &[f32]) -> u32 {
+pub(crate) fn most_probable(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (token, logit) in logits.iter().enumerate() {
         if *logit > logits[best] {

@@ -1,68 +1,52 @@
-//! Tickets: what a controller signs for a device that it invites.
+//! Tickets: what a controller signs for a device that it invites to a round, as the device and the trainer judge it.
 
-use std::time::Duration;
-
-use fieldfare_fleet::{Digest, RoundId, Timestamp};
+use fieldfare_fleet::{DeviceId, Digest, RoundId, Timestamp};
 use fieldfare_proto::v1::{RoundTicket, SignedTicket};
 use fieldfare_proto::{ConversionError, OptionExt, ResultExt};
-use fieldfare_tls::limits::{MAX_CERTIFICATE_BYTES, MAX_CHAIN_CERTIFICATES};
-use fieldfare_tls::{CertificateError, Identity, LeafCertificate, Principal, PrincipalError, Role};
+use fieldfare_tls::{ExpectedServer, Identity, PeerRefused, Principal, Role, ServerTrust};
 use prost::Message;
-use rustls::pki_types::{CertificateDer, UnixTime};
 
-/// A genuine ticket for this device.
+/// A genuine ticket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// The round.
     pub round: RoundId,
     /// Digest of the round's configuration.
     pub configuration: Digest,
+    /// The invited device.
+    pub device: DeviceId,
     /// The trainer that it leads to.
     pub trainer: Principal,
     /// Its last moment.
     pub not_after: Timestamp,
 }
 
-/// Why a ticket is not followed.
+/// Why a ticket is not followed, or not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum TicketError {
     /// A field is missing or of the wrong form.
     #[error("the ticket is malformed")]
     Malformed(#[from] ConversionError),
-    /// The chain has no certificate, too many, or one that is too long.
-    #[error(
-        "the ticket has {found} certificates, expected 1 to {MAX_CHAIN_CERTIFICATES} of at most {MAX_CERTIFICATE_BYTES} bytes"
-    )]
-    Chain {
-        /// How many.
-        found: usize,
-    },
-    /// The signer's certificate is none of ours.
-    #[error("the certificate of the ticket's signer")]
-    Certificate(#[from] CertificateError),
-    /// The signer is no controller of this fleet.
-    #[error("the ticket is signed by {signer}, expected a controller of {domain}")]
-    Signer {
-        /// Who signed it.
-        signer: Box<Principal>,
-        /// This fleet.
-        domain: String,
-    },
-    /// The signer's certificate or the signature is not genuine.
-    #[error("the ticket is not genuine: {0}")]
-    NotGenuine(webpki::Error),
-    /// It is for another device.
-    #[error("the ticket is for {named}")]
+    /// No controller of this fleet signed it.
+    #[error("the ticket is not genuine")]
+    NotGenuine(#[from] PeerRefused),
+    /// It is for another device than the one that was sent it, or shows it.
+    #[error("the ticket is for {named}, not for {here}")]
     OtherDevice {
         /// Whom it names.
-        named: String,
+        named: Box<Principal>,
+        /// Who was sent it, or shows it.
+        here: Box<Principal>,
     },
-    /// The principal that it leads to has no name of ours.
-    #[error("the trainer that the ticket names")]
-    Principal(#[from] PrincipalError),
     /// It leads to somebody who is no trainer of this device's tenant.
     #[error("the ticket leads to {named}, expected a trainer of this device's tenant")]
     NoTrainer {
+        /// Whom it names.
+        named: Box<Principal>,
+    },
+    /// It leads to another trainer.
+    #[error("the ticket is for trainer {named}")]
+    OtherTrainer {
         /// Whom it names.
         named: Box<Principal>,
     },
@@ -77,102 +61,97 @@ pub enum TicketError {
 }
 
 /// The round that a ticket names, genuine or not: so that a refusal can name it too.
-pub(super) fn claimed_round(signed: Option<&SignedTicket>) -> Option<RoundId> {
+pub fn claimed_round(signed: Option<&SignedTicket>) -> Option<RoundId> {
     let ticket = RoundTicket::decode(signed?.ticket.as_slice()).ok()?;
     ticket.round?.try_into().ok()
 }
 
 impl Ticket {
-    /// Judges a ticket that this device was sent.
+    /// Judges a ticket that the device `own` was sent.
     ///
     /// # Errors
     /// [`TicketError`] says what is wrong with it.
-    pub fn verify(signed: Option<&SignedTicket>, own: &Identity, now: Timestamp) -> Result<Self, TicketError> {
-        let signed = signed.required("ticket")?;
-        genuine(signed, own, now)?;
-        let ticket = RoundTicket::decode(signed.ticket.as_slice()).field("ticket.ticket")?;
-        let round = ticket.round.required("ticket.round")?;
-        let round: RoundId = round
-            .try_into()
-            .map_err(|error: ConversionError| error.within("ticket.round"))?;
-        let configuration = Digest::try_from(ticket.configuration_sha256.as_slice());
-        let configuration = configuration.field("ticket.configuration_sha256")?;
-        if ticket.device_spiffe_id != own.principal().to_string() {
-            return Err(TicketError::OtherDevice {
-                named: ticket.device_spiffe_id,
-            });
-        }
-        let trainer: Principal = ticket.trainer_spiffe_id.parse()?;
+    pub fn sent_to(own: &Identity, signed: Option<&SignedTicket>, now: Timestamp) -> Result<Self, TicketError> {
+        let ticket = Self::genuine(own, own.principal(), signed, now)?;
+        let trainer = &ticket.trainer;
         let ours = trainer.domain == own.principal().domain && trainer.tenant() == own.principal().tenant();
         if !ours || !matches!(trainer.role, Role::Trainer(..)) {
             return Err(TicketError::NoTrainer {
-                named: Box::new(trainer),
+                named: Box::new(trainer.clone()),
             });
         }
+        Ok(ticket)
+    }
+
+    /// Judges a ticket that the device `shown_by` shows to the trainer `own`.
+    ///
+    /// # Errors
+    /// [`TicketError`] says what is wrong with it.
+    pub fn shown_to(
+        own: &Identity,
+        shown_by: &Principal,
+        signed: Option<&SignedTicket>,
+        now: Timestamp,
+    ) -> Result<Self, TicketError> {
+        let ticket = Self::genuine(own, shown_by, signed, now)?;
+        if ticket.trainer != *own.principal() {
+            return Err(TicketError::OtherTrainer {
+                named: Box::new(ticket.trainer),
+            });
+        }
+        Ok(ticket)
+    }
+
+    /// What a controller of the fleet of `own` signed for this device and for the time that it is now.
+    fn genuine(
+        own: &Identity,
+        device: &Principal,
+        signed: Option<&SignedTicket>,
+        now: Timestamp,
+    ) -> Result<Self, TicketError> {
+        let signed = signed.required("ticket")?;
+        ServerTrust::by(own, ExpectedServer::Controller).judge_signed(
+            &signed.chain_der,
+            &signed.ticket,
+            &signed.signature,
+            now,
+        )?;
+        let ticket = RoundTicket::decode(signed.ticket.as_slice()).field("ticket.ticket")?;
+        let round: RoundId = ticket
+            .round
+            .required("ticket.round")?
+            .try_into()
+            .map_err(|error: ConversionError| error.within("ticket.round"))?;
+        let configuration = Digest::try_from(ticket.configuration_sha256.as_slice());
+        let named: Principal = ticket.device_spiffe_id.parse().field("ticket.device_spiffe_id")?;
+        let id = match &device.role {
+            Role::Device(_, id) if named == *device => *id,
+            _ => {
+                return Err(TicketError::OtherDevice {
+                    named: Box::new(named),
+                    here: Box::new(device.clone()),
+                });
+            }
+        };
         let not_after = Timestamp::from_unix_ms(u64::try_from(ticket.not_after_unix_ms).unwrap_or(0));
         if now > not_after {
             return Err(TicketError::Over { not_after, now });
         }
         Ok(Self {
             round,
-            configuration,
-            trainer,
+            configuration: configuration.field("ticket.configuration_sha256")?,
+            device: id,
+            trainer: ticket.trainer_spiffe_id.parse().field("ticket.trainer_spiffe_id")?,
             not_after,
         })
     }
 }
 
-/// Whether a controller of this fleet signed these bytes.
-fn genuine(signed: &SignedTicket, own: &Identity, now: Timestamp) -> Result<(), TicketError> {
-    let found = signed.chain_der.len();
-    let too_long =
-        found > MAX_CHAIN_CERTIFICATES || signed.chain_der.iter().any(|der| der.len() > MAX_CERTIFICATE_BYTES);
-    let (leaf, links) = signed
-        .chain_der
-        .split_first()
-        .filter(|_| !too_long)
-        .ok_or(TicketError::Chain { found })?;
-    let signer = LeafCertificate::parse(leaf)?.principal;
-    if !matches!(signer.role, Role::Controller(_)) || signer.domain != own.principal().domain {
-        return Err(TicketError::Signer {
-            signer: Box::new(signer),
-            domain: own.principal().domain.to_string(),
-        });
-    }
-    let authorities = own.bundle().authorities();
-    let anchors: Vec<_> = authorities
-        .iter()
-        .filter_map(|authority| webpki::anchor_from_trusted_cert(authority.der()).ok())
-        .collect();
-    let is_anchor = |der: &[u8]| authorities.iter().any(|authority| authority.der().as_ref() == der);
-    let links: Vec<_> = links
-        .iter()
-        .filter(|der| !is_anchor(der))
-        .map(|der| CertificateDer::from(der.as_slice()))
-        .collect();
-    let leaf = CertificateDer::from(leaf.as_slice());
-    let certificate = webpki::EndEntityCert::try_from(&leaf).map_err(TicketError::NotGenuine)?;
-    let at = UnixTime::since_unix_epoch(Duration::from_millis(now.unix_ms()));
-    let algorithm = webpki::ring::ECDSA_P256_SHA256;
-    certificate
-        .verify_for_usage(
-            &[algorithm],
-            &anchors,
-            &links,
-            at,
-            webpki::KeyUsage::server_auth(),
-            None,
-            None,
-        )
-        .map_err(TicketError::NotGenuine)?;
-    certificate
-        .verify_signature(algorithm, &signed.ticket, &signed.signature)
-        .map_err(TicketError::NotGenuine)
-}
-
 #[cfg(test)]
 mod tests {
-    use fieldfare_fleet::{DeviceId, TenantName, TrainerName};
+    use std::time::Duration;
+
+    use fieldfare_fleet::{TenantName, TrainerName};
     use fieldfare_proto::v1::RoundRef;
     use fieldfare_release::tuf::SigningKey;
     use fieldfare_tls::{
@@ -273,7 +252,7 @@ mod tests {
         let fleet = Fleet::new();
         let (device, trainer) = (fleet.device(1), fleet.trainer());
         let signed = sign(&fleet.controller(), &ticket(&device, &trainer));
-        let verified = Ticket::verify(Some(&signed), &device, NOW).unwrap();
+        let verified = Ticket::sent_to(&device, Some(&signed), NOW).unwrap();
         assert_eq!(
             (verified.trainer, verified.configuration),
             (trainer, Digest::from_bytes([5; 32]))
@@ -282,17 +261,46 @@ mod tests {
     }
 
     #[test]
+    fn a_trainer_takes_only_its_own_tickets_from_those_whom_they_name() {
+        let fleet = Fleet::new();
+        let (device, own) = (fleet.device(1), fleet.identity(&fleet.trainer()));
+        let signed = sign(&fleet.controller(), &ticket(&device, own.principal()));
+        let judge = |shown_by: &Identity, signed| Ticket::shown_to(&own, shown_by.principal(), Some(signed), NOW);
+        assert_eq!(judge(&device, &signed).unwrap().device, DeviceId::from_bytes([1; 16]));
+        assert!(matches!(
+            judge(&fleet.device(2), &signed),
+            Err(TicketError::OtherDevice { .. })
+        ));
+        // A trainer that shows a ticket with its own name in it is no device.
+        let to_itself = sign(&fleet.controller(), &ticket(&own, own.principal()));
+        assert!(matches!(judge(&own, &to_itself), Err(TicketError::OtherDevice { .. })));
+        let name = TrainerName::new("t1").unwrap();
+        let elsewhere = Principal::trainer(fleet.domain.clone(), tenant(), name);
+        let elsewhere = sign(&fleet.controller(), &ticket(&device, &elsewhere));
+        assert!(matches!(
+            judge(&device, &elsewhere),
+            Err(TicketError::OtherTrainer { .. })
+        ));
+    }
+
+    #[test]
     fn forged_stolen_and_stale_tickets_are_refused() {
         let (fleet, foreign) = (Fleet::new(), Fleet::new());
         let (device, trainer) = (fleet.device(1), fleet.trainer());
         let good = ticket(&device, &trainer);
-        let refused = |signed: &SignedTicket| Ticket::verify(Some(signed), &device, NOW).unwrap_err();
+        let refused = |signed: &SignedTicket| Ticket::sent_to(&device, Some(signed), NOW).unwrap_err();
 
         // Signed by a device of the fleet, by a trainer, and by the controller of another authority with the same names.
         let by_device = sign(&fleet.device(2), &good);
-        assert!(matches!(refused(&by_device), TicketError::Signer { .. }));
+        assert!(matches!(
+            refused(&by_device),
+            TicketError::NotGenuine(PeerRefused::WrongRole { .. })
+        ));
         let by_trainer = sign(&fleet.identity(&trainer), &good);
-        assert!(matches!(refused(&by_trainer), TicketError::Signer { .. }));
+        assert!(matches!(
+            refused(&by_trainer),
+            TicketError::NotGenuine(PeerRefused::WrongRole { .. })
+        ));
         assert!(matches!(
             refused(&sign(&foreign.controller(), &good)),
             TicketError::NotGenuine(_)
@@ -347,10 +355,10 @@ mod tests {
         assert!(matches!(refused(&short), TicketError::Malformed(_)));
         assert!(matches!(
             refused(&SignedTicket::default()),
-            TicketError::Chain { found: 0 }
+            TicketError::NotGenuine(PeerRefused::Form(_))
         ));
         assert!(matches!(
-            Ticket::verify(None, &device, NOW),
+            Ticket::sent_to(&device, None, NOW),
             Err(TicketError::Malformed(_))
         ));
     }

@@ -1,0 +1,10 @@
+//! What every process with a credential of the fleet does alike: it joins, keeps its certificate current, and keeps files
+//! that are replaced whole or not at all.
+//!
+//! What is told in an application, and what is kept, is the business of the agent, the trainer and the operator's command.
+//! Round tickets are judged here as well, because both ends of a round do it alike.
+
+pub mod enrolment;
+pub mod files;
+pub mod limits;
+pub mod ticket;

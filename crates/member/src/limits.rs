@@ -1,0 +1,18 @@
+//! Bounds of what a member does, each with its reason.
+
+use std::time::Duration;
+
+/// Longest file of state that is read, in bytes: the longest, a trusted state of the release repository, has some hundred KiB.
+pub const STATE_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// How long one step of an enrolment stream may take: the controller signs one certificate.
+pub const ENROLMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an enrolment waits for an operator's approval.
+pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// Shortest and longest wait before an application that waits for approval is repeated, whatever the controller asks for.
+pub const APPROVAL_WAIT_RANGE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+
+/// How often the certificate's age is looked at. Certificates live for hours at least.
+pub const RENEWAL_CHECK: Duration = Duration::from_secs(30);
