@@ -133,13 +133,4 @@ mod tests {
             Err(DelegationKeyError::Key { .. })
         ));
     }
-
-    #[test]
-    fn a_file_longer_than_any_of_ours_is_refused_unread() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("trainer.json");
-        fs::write(&path, "x".repeat(STATE_FILE_BYTES_MAX as usize + 1)).unwrap();
-        assert!(matches!(read(&path), Err(FileError::TooLong { .. })));
-        assert!(read(&directory.path().join("missing")).unwrap().is_none());
-    }
 }

@@ -503,7 +503,7 @@ mod tests {
             .tensor("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight")
             .unwrap();
         assert_eq!(down.shape(), [2, 12]);
-        let json: serde_json::Value = serde_json::from_str(&files.config).unwrap();
+        let json: Value = serde_json::from_str(&files.config).unwrap();
         assert_eq!(
             json["target_modules"],
             serde_json::json!(["down_proj", "k_proj", "q_proj"])

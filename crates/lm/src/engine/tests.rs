@@ -96,6 +96,35 @@ fn the_base_model_is_as_good_on_its_own_domain_as_published() {
     assert!(shuffled.per_token().unwrap() > 2.0 * loss.per_token().unwrap());
 }
 
+/// The farm-alert model ends its sentences, so that it can answer exactly.
+#[test]
+fn an_answer_is_exact_when_greedy_decoding_writes_just_it() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../models/farm-alert/farm-alert-f16.gguf"
+    );
+    let engine = Engine::open(Path::new(path)).unwrap();
+    let prompt = "notable report from north, zone 2, carrots: leaf wetness falling at 48 min.\n";
+    let tokens = engine.tokenizer().encode_prompt(prompt, ControlTokens::Parse).unwrap();
+    let options = GenerationOptions {
+        sampling: Sampling::Greedy,
+        max_tokens: 64,
+        stop: Vec::new(),
+    };
+    let answer = engine.generate(&tokens, &options).unwrap();
+    assert_eq!(answer.reason, FinishReason::EndToken);
+    let assess = |answer: &str| engine.assess(prompt, answer).unwrap();
+    let given = assess(&answer.text);
+    assert!(given.exact);
+    assert_eq!(given.loss, engine.score(prompt, &answer.text).unwrap());
+    // White space at the end makes other tokens, unlikely ones, of the same answer.
+    assert!(assess(&format!("{} ", answer.text)).exact);
+    let (most, _) = answer.text.split_at(answer.text.len() - 2);
+    assert!(!assess(most).exact, "it would have gone on");
+    assert!(!assess(&format!("{} Hurry.", answer.text)).exact, "it stopped before");
+    assert!(!assess(&format!("x{}", answer.text)).exact);
+}
+
 #[test]
 fn a_score_counts_the_completion_only_and_depends_on_the_prompt() {
     let Some(engine) = stories() else { return };
