@@ -1,0 +1,282 @@
+//! A running controller in a temporary folder, and how peers reach it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Parser;
+use fieldfare_controller::clock;
+use fieldfare_controller::config::{Command, CommandLine};
+use fieldfare_controller::folder::EndpointsFile;
+use fieldfare_controller::init::init;
+use fieldfare_controller::plane::ControlPlane;
+use fieldfare_controller::server::Server;
+use fieldfare_proto::v1::enrolment_client::EnrolmentClient;
+use fieldfare_proto::v1::operator_client::OperatorClient;
+use fieldfare_proto::v1::{
+    CreateTokenRequest, EnrolRequest, EnrolStart, Evidence, NoEvidence, Token, TokenRole, enrol_request,
+    enrol_response, evidence,
+};
+use fieldfare_tls::{
+    Endpoint, ExpectedServer, Identity, IdentityHandle, JoinSecret, PrivateKey, ServerTrust, TimeSource, TrustBundle,
+};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+/// Longer than anything here takes; a test that waits for more has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A fleet whose controller serves in this process.
+#[derive(Debug)]
+pub struct Fleet {
+    /// What the controller shares among its services.
+    pub plane: Arc<ControlPlane>,
+    /// Where it listens.
+    pub endpoints: EndpointsFile,
+    /// Its clock.
+    pub time: TimeSource,
+    /// The first operator's credential.
+    pub operator: Identity,
+    ahead_ms: Arc<AtomicU64>,
+    stop: Option<oneshot::Sender<()>>,
+    served: tokio::task::JoinHandle<anyhow::Result<()>>,
+    folder: tempfile::TempDir,
+}
+
+fn command(words: &[&str]) -> Command {
+    CommandLine::try_parse_from(std::iter::once("fieldfare-controller").chain(words.iter().copied()))
+        .unwrap()
+        .command
+}
+
+async fn start(folder: &Path, time: &TimeSource) -> Server {
+    let dir = folder.to_str().unwrap();
+    let free = "127.0.0.1:0";
+    let run = [
+        "run",
+        "--dir",
+        dir,
+        "--grpc-listen",
+        free,
+        "--artifact-listen",
+        free,
+        "--metrics-listen",
+        free,
+    ];
+    let Command::Run(options) = command(&run) else {
+        unreachable!("the words say run")
+    };
+    Server::start(&options, time.clone()).await.unwrap()
+}
+
+impl Fleet {
+    /// A new fleet whose controller serves. Its clock is the machine's, and can be put forward.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ahead_ms = Arc::new(AtomicU64::new(0));
+        let (machine, ahead) = (clock::system(), Arc::clone(&ahead_ms));
+        let time = TimeSource::new(move || {
+            machine
+                .now()
+                .saturating_add(Duration::from_millis(ahead.load(Ordering::SeqCst)))
+        });
+        let Command::Init(options) = command(&["init", "--dir", folder.path().to_str().unwrap()]) else {
+            unreachable!("the words say init")
+        };
+        init(&options, &time).await.unwrap();
+        let operator = Identity::load(&folder.path().join("operator")).unwrap().unwrap();
+        let server = start(folder.path(), &time).await;
+        let (plane, endpoints) = (Arc::clone(server.plane()), server.endpoints().clone());
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(server.run_until(async { drop(stopped.await) }));
+        Self {
+            plane,
+            endpoints,
+            time,
+            operator,
+            ahead_ms,
+            stop: Some(stop),
+            served,
+            folder,
+        }
+    }
+
+    /// The folder of the fleet.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts the clock forward.
+    pub fn pass(&self, time: Duration) {
+        self.ahead_ms
+            .fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    /// Drains the controller, and waits for its end.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        tokio::time::timeout(PATIENCE, &mut self.served)
+            .await
+            .expect("it ends in time")
+            .unwrap()
+            .unwrap();
+    }
+
+    /// A connection of somebody with this identity.
+    pub async fn channel(&self, identity: &Identity) -> Channel {
+        let trust = ServerTrust::by(identity, ExpectedServer::Controller);
+        let handle = IdentityHandle::new(identity.clone());
+        let endpoint: Endpoint = self.endpoints.grpc.parse().unwrap();
+        fieldfare_tls::connect(&endpoint, Some(&handle), &trust, &self.time)
+            .await
+            .unwrap()
+            .channel()
+    }
+
+    /// The first operator, connected.
+    pub async fn operator(&self) -> OperatorClient<Channel> {
+        OperatorClient::new(self.channel(&self.operator).await)
+    }
+
+    /// A channel of somebody who knows the fleet's authority and nothing else.
+    pub async fn stranger(&self) -> Channel {
+        let pin = self.operator.bundle().authorities()[0].digest();
+        let endpoint: Endpoint = self.endpoints.grpc.parse().unwrap();
+        fieldfare_tls::connect(&endpoint, None, &ServerTrust::PinnedAuthority(pin), &self.time)
+            .await
+            .unwrap()
+            .channel()
+    }
+
+    /// A join token, and its secret.
+    pub async fn token(&self, request: CreateTokenRequest) -> (JoinSecret, Token) {
+        let secret = JoinSecret::from_random(clock::random_bytes().unwrap());
+        let secret_hash = secret.hash().as_bytes().to_vec();
+        let request = CreateTokenRequest {
+            secret_hash,
+            name: "token".into(),
+            ..request
+        };
+        let token = self
+            .operator()
+            .await
+            .create_token(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .token
+            .unwrap();
+        (secret, token)
+    }
+
+    /// Enrols a Raspberry Pi 5 of this name, at the site of the same name, with a key.
+    pub async fn enrol(&self, secret: &JoinSecret, key: &PrivateKey, name: &str) -> Result<Enrolled, Status> {
+        let start = EnrolStart {
+            token_secret: secret.as_bytes().to_vec(),
+            csr_der: key.certificate_request().unwrap(),
+            display_name: name.into(),
+            profile: Some(crate::device::profile("raspberry-pi-5", 8 << 30)),
+            labels: [("site".to_owned(), name.to_owned())].into(),
+        };
+        enrol_with(self.stranger().await, start, key).await
+    }
+
+    /// A principal with a one-time token of its own.
+    pub async fn join(&self, role: TokenRole, name: &str) -> Identity {
+        let (secret, _) = self
+            .token(CreateTokenRequest {
+                role: role.into(),
+                ..CreateTokenRequest::default()
+            })
+            .await;
+        match self
+            .enrol(&secret, &PrivateKey::generate().unwrap(), name)
+            .await
+            .unwrap()
+        {
+            Enrolled::Issued(identity) => *identity,
+            Enrolled::Pending => panic!("{name} must wait for approval"),
+        }
+    }
+
+    /// One HTTPS request to the artifact server.
+    pub async fn http(&self, identity: &Identity, request: http::Request<Bytes>) -> http::Response<Bytes> {
+        let trust = ServerTrust::by(identity, ExpectedServer::Controller);
+        let handle = IdentityHandle::new(identity.clone());
+        let tls = fieldfare_tls::https_config(Some(&handle), &trust, &self.time).unwrap();
+        let endpoint: Endpoint = self.endpoints.artifacts.parse().unwrap();
+        let stream = tokio::net::TcpStream::connect((endpoint.host(), endpoint.port()))
+            .await
+            .unwrap();
+        let name = rustls::pki_types::ServerName::try_from(endpoint.host().to_owned()).unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls))
+            .connect(name, stream)
+            .await
+            .unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        let driver = tokio::spawn(connection);
+        let (mut head, body) = request.into_parts();
+        head.headers
+            .insert(http::header::HOST, endpoint.authority().parse().unwrap());
+        let response = sender
+            .send_request(http::Request::from_parts(head, Full::new(body)))
+            .await
+            .unwrap();
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        driver.abort();
+        http::Response::from_parts(head, body)
+    }
+}
+
+/// What an enrolment came to.
+#[derive(Debug)]
+pub enum Enrolled {
+    /// A certificate.
+    Issued(Box<Identity>),
+    /// It waits for somebody's approval.
+    Pending,
+}
+
+/// Walks the challenge stream as an honest newcomer does.
+pub async fn enrol_with(channel: Channel, start: EnrolStart, key: &PrivateKey) -> Result<Enrolled, Status> {
+    let (steps, stream) = mpsc::channel(2);
+    let step = |step| EnrolRequest { step: Some(step) };
+    steps.send(step(enrol_request::Step::Start(start))).await.unwrap();
+    let mut answers = EnrolmentClient::new(channel)
+        .enrol(ReceiverStream::new(stream))
+        .await?
+        .into_inner();
+    let challenge = answers.message().await?.and_then(|answer| answer.step);
+    assert!(matches!(challenge, Some(enrol_response::Step::Challenge(c)) if c.nonce.len() == 32));
+    let none = Evidence {
+        kind: Some(evidence::Kind::None(NoEvidence {})),
+    };
+    steps.send(step(enrol_request::Step::Evidence(none))).await.unwrap();
+    match answers.message().await?.and_then(|answer| answer.step) {
+        Some(enrol_response::Step::Issued(issued)) => {
+            let chain = issued.chain_der.into_iter().map(Into::into).collect();
+            let bundle = TrustBundle::from_der(issued.authorities_der).unwrap();
+            let key = PrivateKey::from_pem(&key.to_pem()).unwrap();
+            let identity = Identity::new(key, chain, bundle).unwrap();
+            assert_eq!(identity.principal().to_string(), issued.spiffe_id);
+            Ok(Enrolled::Issued(Box::new(identity)))
+        }
+        Some(enrol_response::Step::Pending(_)) => Ok(Enrolled::Pending),
+        other => panic!("neither a certificate nor a delay: {other:?}"),
+    }
+}
+
+/// The refusal's code and text, for assertions that show both when they fail.
+pub fn refusal<T: std::fmt::Debug>(outcome: Result<T, Status>) -> (Code, String) {
+    let status = outcome.expect_err("it is refused");
+    (status.code(), status.message().to_owned())
+}
