@@ -294,7 +294,7 @@ mod tests {
         let by_device = sign(&fleet.device(2), &good);
         assert!(matches!(
             refused(&by_device),
-            TicketError::NotGenuine(PeerRefused::WrongRole { .. })
+            TicketError::NotGenuine(PeerRefused::Path { .. })
         ));
         let by_trainer = sign(&fleet.identity(&trainer), &good);
         assert!(matches!(
@@ -303,21 +303,27 @@ mod tests {
         ));
         assert!(matches!(
             refused(&sign(&foreign.controller(), &good)),
-            TicketError::NotGenuine(_)
+            TicketError::NotGenuine(PeerRefused::UnknownAuthority { .. })
         ));
 
         // The controller's chain under somebody else's signature, and bytes changed after signing.
         let controller = fleet.controller();
         let mut borrowed = by_device;
         borrowed.chain_der = controller.chain().iter().map(|der| der.to_vec()).collect();
-        assert!(matches!(refused(&borrowed), TicketError::NotGenuine(_)));
+        assert!(matches!(
+            refused(&borrowed),
+            TicketError::NotGenuine(PeerRefused::BadSignature { .. })
+        ));
         let mut changed = sign(&controller, &good);
         changed.ticket = ticket(&device, &trainer)
             .encode_to_vec()
             .into_iter()
             .map(|b| if b == 5 { 6 } else { b })
             .collect();
-        assert!(matches!(refused(&changed), TicketError::NotGenuine(_)));
+        assert!(matches!(
+            refused(&changed),
+            TicketError::NotGenuine(PeerRefused::BadSignature { .. })
+        ));
 
         let other = sign(&controller, &ticket(&fleet.device(3), &trainer));
         assert!(matches!(refused(&other), TicketError::OtherDevice { .. }));
