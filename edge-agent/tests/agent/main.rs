@@ -1,9 +1,18 @@
-//! The agent's parts against the real binary, a real model and real files.
+//! The agent's parts against the real binary, real models, real files, a real controller, and servers that lie.
 
-// Helpers of tests may fail the test too; clippy exempts functions marked #[test] alone.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests may fail the test too; clippy exempts functions marked #[test] alone"
+)]
 
+mod attacks;
+mod device;
+mod downloads;
+mod fleet;
+mod install;
 mod private_store;
+mod releases;
 mod serving;
 mod training;
 
