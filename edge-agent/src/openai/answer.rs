@@ -127,6 +127,8 @@ enum Stage {
 struct Streaming {
     head: Head,
     request: Request,
+    /// The first piece, which came before the status was sent.
+    first: Option<Piece>,
     include_usage: bool,
     stage: Stage,
 }
@@ -161,7 +163,11 @@ impl Streaming {
     }
 
     async fn text(&mut self) -> String {
-        match self.request.next().await {
+        let next = match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.request.next().await,
+        };
+        match next {
             Ok(Some(Piece::Text(text))) => {
                 self.stage = Stage::Text;
                 self.chunk(self.head.delta(&text, None), None)
@@ -188,8 +194,10 @@ impl Streaming {
     }
 }
 
-/// The answer as it comes. A client that goes away drops the stream, and with it the request.
-pub(super) fn stream(head: Head, request: Request, include_usage: bool) -> Response {
+/// The answer as it comes. What fails before the first token, such as a prompt that is too long, fails with a status. A client
+/// that goes away drops the stream, and with it the request.
+pub(super) async fn stream(head: Head, mut request: Request, include_usage: bool) -> Result<Response, ApiError> {
+    let first = request.next().await?;
     let stage = match head.kind {
         Kind::Chat => Stage::Role,
         Kind::Completion => Stage::Text,
@@ -197,6 +205,7 @@ pub(super) fn stream(head: Head, request: Request, include_usage: bool) -> Respo
     let streaming = Streaming {
         head,
         request,
+        first,
         include_usage,
         stage,
     };
@@ -204,5 +213,5 @@ pub(super) fn stream(head: Head, request: Request, include_usage: bool) -> Respo
         let data = streaming.next().await?;
         Some((Ok::<_, Infallible>(Event::default().data(data)), streaming))
     });
-    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }

@@ -87,9 +87,15 @@ async fn respond(
         .engine
         .generate(request.prompt.clone(), request.options.clone())?;
     let head = answer::Head::new(kind, &served)?;
-    if request.stream {
-        Ok(answer::stream(head, running, request.include_usage))
+    let answered = if request.stream {
+        answer::stream(head, running, request.include_usage).await
     } else {
         answer::whole(head, running).await
-    }
+    };
+    answered.map_err(|mut error| {
+        if error.code == Code::ContextLength {
+            error.param = Some(kind.input().to_owned());
+        }
+        error
+    })
 }

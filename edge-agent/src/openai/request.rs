@@ -18,6 +18,16 @@ pub enum Kind {
     Completion,
 }
 
+impl Kind {
+    /// The field that holds what is to be answered.
+    pub(super) const fn input(self) -> &'static str {
+        match self {
+            Self::Chat => "messages",
+            Self::Completion => "prompt",
+        }
+    }
+}
+
 /// A request that can be carried out.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Request {

@@ -11,6 +11,7 @@ mod device;
 mod downloads;
 mod fleet;
 mod install;
+mod openai;
 mod private_store;
 mod releases;
 mod serving;
