@@ -7,6 +7,7 @@
 )]
 
 mod attacks;
+mod controller;
 mod device;
 mod downloads;
 mod fleet;
@@ -15,6 +16,7 @@ mod openai;
 mod private_store;
 mod releases;
 mod serving;
+mod session;
 mod training;
 
 use std::path::PathBuf;

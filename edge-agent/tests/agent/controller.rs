@@ -1,0 +1,219 @@
+//! A real controller in a runtime of its own, so that it can die at once and come back, with an operator.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use clap::Parser;
+use fieldfare_agent::args::{Answer, Enrol};
+use fieldfare_agent::clock;
+use fieldfare_agent::enrolment::enrol;
+use fieldfare_agent::folder::Folder;
+use fieldfare_controller::config::{Command, CommandLine, Run};
+use fieldfare_controller::folder::EndpointsFile;
+use fieldfare_controller::init::init;
+use fieldfare_controller::server::Server;
+use fieldfare_proto::v1::operator_client::OperatorClient;
+use fieldfare_proto::v1::{CreateTokenRequest, GetFleetRequest, InstallRootRequest, PublishTargetsRequest, TokenRole};
+use fieldfare_release::Sha256Digest;
+use fieldfare_release::tuf::PublicKey;
+use fieldfare_tls::{
+    Endpoint, ExpectedServer, Identity, IdentityHandle, JoinRole, JoinSecret, JoinToken, RootPin, ServerTrust,
+    TimeSource, connect, https_config,
+};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
+
+use crate::device::PATIENCE;
+use crate::releases::{Release, Signer};
+
+pub(crate) struct Controller {
+    runtime: Option<Runtime>,
+    drain: Option<oneshot::Sender<()>>,
+    pub(crate) endpoints: EndpointsFile,
+    /// The clock of this fleet: the machine's, or ahead of it.
+    pub(crate) time: TimeSource,
+    ahead_ms: Arc<AtomicU64>,
+    operator: Identity,
+    signer: Signer,
+    root: RootPin,
+    folder: tempfile::TempDir,
+}
+
+fn command(words: &[&str]) -> Command {
+    CommandLine::try_parse_from(std::iter::once("fieldfare-controller").chain(words.iter().copied()))
+        .unwrap()
+        .command
+}
+
+/// Has a controller serve in a new runtime.
+async fn run(dir: &Path, grpc: SocketAddr, time: &TimeSource) -> (Runtime, oneshot::Sender<()>, EndpointsFile) {
+    let (dir, grpc) = (dir.to_str().unwrap(), grpc.to_string());
+    let mut words = vec!["run", "--dir", dir, "--grpc-listen", &grpc];
+    words.extend(["--artifact-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
+    let Command::Run(options) = command(&words) else {
+        unreachable!("the words say run")
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (drain, drained) = oneshot::channel::<()>();
+    let (ready, is_ready) = oneshot::channel();
+    let (options, time): (Run, _) = (options, time.clone());
+    runtime.spawn(async move {
+        let server = Server::start(&options, time).await.unwrap();
+        ready.send(server.endpoints().clone()).unwrap();
+        server.run_until(async { drop(drained.await) }).await.unwrap();
+    });
+    let endpoints = tokio::time::timeout(PATIENCE, is_ready).await.unwrap().unwrap();
+    (runtime, drain, endpoints)
+}
+
+impl Controller {
+    /// A new fleet with a release repository that lists nothing yet.
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ahead_ms = Arc::new(AtomicU64::new(0));
+        let ahead = Arc::clone(&ahead_ms);
+        let time =
+            TimeSource::new(move || clock::now().saturating_add(Duration::from_millis(ahead.load(Ordering::SeqCst))));
+        let Command::Init(options) = command(&["init", "--dir", folder.path().to_str().unwrap()]) else {
+            unreachable!("the words say init")
+        };
+        init(&options, &time).await.unwrap();
+        let operator = Identity::load(&folder.path().join("operator")).unwrap().unwrap();
+        let (runtime, drain, endpoints) = run(folder.path(), ([127, 0, 0, 1], 0).into(), &time).await;
+        let mut controller = Self {
+            runtime: Some(runtime),
+            drain: Some(drain),
+            endpoints,
+            time,
+            ahead_ms,
+            operator,
+            signer: Signer::new(),
+            root: RootPin {
+                version: 1,
+                sha256: fieldfare_fleet::Digest::from_bytes([0; 32]),
+            },
+            folder,
+        };
+        controller.install_root().await;
+        controller
+    }
+
+    async fn install_root(&mut self) {
+        let mut operator = self.operator().await;
+        let online = operator.get_fleet(GetFleetRequest {}).await.unwrap().into_inner();
+        let key = |pem: &str| PublicKey::from_pem(pem).unwrap();
+        let (snapshot, timestamp) = (
+            key(&online.snapshot_public_key_pem),
+            key(&online.timestamp_public_key_pem),
+        );
+        let root = self.signer.root(&snapshot, &timestamp);
+        self.root.sha256 = fieldfare_fleet::Digest::from_bytes(*Sha256Digest::of(&root).as_bytes());
+        operator.install_root(InstallRootRequest { root }).await.unwrap();
+    }
+
+    /// Where its gateway listens, before and after it died.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let endpoint: Endpoint = self.endpoints.grpc.parse().unwrap();
+        SocketAddr::from(([127, 0, 0, 1], endpoint.port()))
+    }
+
+    /// Puts the clock of the fleet forward.
+    pub(crate) fn pass(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap();
+        self.ahead_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// Dies at once: connections break, and nobody is told.
+    pub(crate) async fn die(&mut self) {
+        let runtime = self.runtime.take().unwrap();
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE))
+            .await
+            .unwrap();
+    }
+
+    /// Serves again at the same address.
+    pub(crate) async fn come_back(&mut self) {
+        let (runtime, drain, endpoints) = run(self.folder.path(), self.address(), &self.time).await;
+        (self.runtime, self.drain, self.endpoints) = (Some(runtime), Some(drain), endpoints);
+    }
+
+    /// Tells its sessions to come back later, and ends.
+    pub(crate) fn drain(&mut self) {
+        drop(self.drain.take());
+    }
+
+    pub(crate) async fn operator(&self) -> OperatorClient<Channel> {
+        let trust = ServerTrust::by(&self.operator, ExpectedServer::Controller);
+        let handle = IdentityHandle::new(self.operator.clone());
+        let endpoint: Endpoint = self.endpoints.grpc.parse().unwrap();
+        let link = connect(&endpoint, Some(&handle), &trust, &self.time).await.unwrap();
+        OperatorClient::new(link.channel())
+    }
+
+    /// Enrols a device as `fieldfare-agent enrol` does, with a token of its own.
+    pub(crate) async fn enrol(&self, name: &str, dir: &Path) -> Folder {
+        let secret = JoinSecret::from_random(clock::random_bytes().unwrap());
+        let request = CreateTokenRequest {
+            role: TokenRole::Device.into(),
+            name: name.to_owned(),
+            secret_hash: secret.hash().as_bytes().to_vec(),
+            ..CreateTokenRequest::default()
+        };
+        self.operator().await.create_token(request).await.unwrap();
+        let token = JoinToken {
+            endpoints: vec![self.endpoints.grpc.parse().unwrap()],
+            authority: self.operator.bundle().authorities()[0].digest(),
+            root: self.root,
+            secret,
+            role: JoinRole::Device,
+        };
+        let arguments = Enrol {
+            dir: dir.to_owned(),
+            token: token.to_text().unwrap(),
+            name: Some(name.to_owned()),
+            labels: format!("site={name}"),
+            profile: "raspberry-pi-5".into(),
+            model_memory: None,
+            consent: Answer::Yes,
+        };
+        enrol(&arguments, &self.time).await.unwrap();
+        Folder::new(dir)
+    }
+
+    /// Uploads, signs and publishes a release, as `fieldfare release publish` does.
+    pub(crate) async fn publish(&mut self, release: &Release) {
+        let trust = ServerTrust::by(&self.operator, ExpectedServer::Controller);
+        let handle = IdentityHandle::new(self.operator.clone());
+        let tls = https_config(Some(&handle), &trust, &self.time).unwrap();
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .build()
+            .unwrap();
+        let url = format!("{}/blobs/sha256/{}", self.endpoints.artifacts, release.artifact.sha256);
+        let uploaded = client.put(url).body(release.weights.clone()).send().await.unwrap();
+        assert!(uploaded.status().is_success(), "{}", uploaded.status());
+        let request = PublishTargetsRequest {
+            targets: self.signer.list(release),
+            manifests: BTreeMap::from([(release.name.to_string(), release.manifest.clone())]),
+        };
+        self.operator().await.publish_targets(request).await.unwrap();
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        // A runtime may not be dropped, which waits, within another one.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
