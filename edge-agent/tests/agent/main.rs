@@ -12,6 +12,7 @@ mod device;
 mod downloads;
 mod fleet;
 mod install;
+mod ledger;
 mod openai;
 mod private_store;
 mod releases;

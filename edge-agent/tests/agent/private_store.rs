@@ -7,7 +7,7 @@ use fieldfare_privacy::{Budget, DpSgdParameters, Mechanism};
 
 const CONFIGURATION: Digest = Digest::from_bytes([1; 32]);
 
-fn key(job: &str, round: u32, attempt: u32) -> RoundKey {
+pub(crate) fn key(job: &str, round: u32, attempt: u32) -> RoundKey {
     let round = RoundId {
         job: JobName::new(job).unwrap(),
         round: RoundNumber(round),
@@ -17,20 +17,20 @@ fn key(job: &str, round: u32, attempt: u32) -> RoundKey {
 }
 
 /// One round of the pilot: q 0.16, 8 steps.
-fn mechanism(sigma: f64) -> Mechanism {
+pub(crate) fn mechanism(sigma: f64) -> Mechanism {
     DpSgdParameters::from_numbers(0.16, 8, 0.5, sigma, 200)
         .unwrap()
         .mechanism()
 }
 
-fn budgets(device: f64, job: f64) -> Budgets {
+pub(crate) fn budgets(device: f64, job: f64) -> Budgets {
     Budgets {
         device: Budget::from_numbers(device, 1e-5).unwrap(),
         job: Budget::from_numbers(job, 1e-5).unwrap(),
     }
 }
 
-fn text(text: &str) -> Example {
+pub(crate) fn text(text: &str) -> Example {
     Example::Text { text: text.into() }
 }
 
