@@ -16,8 +16,10 @@ mod ledger;
 mod openai;
 mod private_store;
 mod releases;
+mod rounds;
 mod serving;
 mod session;
+mod trainer;
 mod training;
 
 use std::path::PathBuf;
