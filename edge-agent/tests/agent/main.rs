@@ -15,6 +15,7 @@ mod install;
 mod ledger;
 mod openai;
 mod private_store;
+mod profile;
 mod releases;
 mod rounds;
 mod serving;
