@@ -8,7 +8,7 @@ use super::data::RunData;
 use super::device::{Measured, Question};
 use super::narrator::Stage;
 use super::releases::DEPLOYMENT;
-use super::report::{self, Answer, Answers, Evaluation, Release, Round};
+use super::report::{self, Answer, Answers, Release, Round};
 use super::text::Model;
 use super::{Quickstart, RunDevice, TRAINER, closing};
 use crate::commands::{Session, job, release};
@@ -106,7 +106,12 @@ impl Quickstart {
         let ended = job::follow_with(session, &started.name, |line| self.narrator.say(line)).await?;
         let answers = data.evaluation.iter().any(super::data::Example::has_answer);
         self.report.rounds = ended.rounds.iter().map(|summary| round(summary, answers)).collect();
-        self.report.evaluations = ended.evaluations.iter().map(evaluation).collect();
+        self.report.evaluations = ended.evaluations.iter().cloned().map(Into::into).collect();
+        if !self.report.evaluations.is_empty() {
+            let verdicts = job::gate(&self.report.evaluations);
+            self.narrator
+                .say(&format!("the evaluation gate, on every variant in use:\n{verdicts}"));
+        }
         for device in &ended.ineligible {
             self.narrator
                 .say(&format!("not invited: {}: {}", device.device_id, device.reason));
@@ -220,18 +225,5 @@ fn round(summary: &v1::RoundSummary, answers: bool) -> Round {
         exact_match: answers.then_some(summary.exact_match),
         epsilon: summary.epsilon,
         accepted: summary.accepted,
-    }
-}
-
-fn evaluation(evaluation: &v1::VariantEvaluation) -> Evaluation {
-    Evaluation {
-        variant: evaluation.variant.clone(),
-        loss_before: evaluation.loss_before,
-        loss_after: evaluation.loss_after,
-        exact_match_before: evaluation.exact_match_before,
-        exact_match_after: evaluation.exact_match_after,
-        majority_exact_match: evaluation.majority_exact_match,
-        passed: evaluation.passed,
-        reason: evaluation.reason.clone(),
     }
 }

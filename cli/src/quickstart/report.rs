@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::commands::job::Evaluation;
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -96,27 +98,6 @@ pub struct Round {
     pub epsilon: f64,
     /// Contributions in the aggregate.
     pub accepted: u32,
-}
-
-/// The trainer's measurement of one variant with the candidate.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Evaluation {
-    /// The variant.
-    pub variant: String,
-    /// Nats per token without the candidate.
-    pub loss_before: f64,
-    /// Nats per token with it.
-    pub loss_after: f64,
-    /// Share of exact answers without it.
-    pub exact_match_before: f64,
-    /// Share of exact answers with it.
-    pub exact_match_after: f64,
-    /// Share that the most frequent answer would reach.
-    pub majority_exact_match: f64,
-    /// Whether the gate passed it.
-    pub passed: bool,
-    /// Why not.
-    pub reason: String,
 }
 
 /// The release that the job made.

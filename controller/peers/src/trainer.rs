@@ -79,6 +79,9 @@ pub async fn import_once(fleet: &Fleet, trainer: &mut Trainer) {
         manifest: made.manifest,
     };
     trainer.propose_release(proposal).await.unwrap();
-    let success = finish_request::Outcome::Succeeded(JobSucceeded { manifest_target });
+    let success = finish_request::Outcome::Succeeded(JobSucceeded {
+        manifest_target,
+        ..JobSucceeded::default()
+    });
     trainer.finish(finish(&claim, success)).await.unwrap();
 }

@@ -124,6 +124,7 @@ fn finished(outcome: &finish_request::Outcome, status: &mut JobStatusRecord) -> 
                 );
                 return Err(Refusal::invalid("succeeded.manifest_target", expected));
             }
+            status.evaluations.clone_from(&success.evaluations);
             (JobStage::Succeeded, String::new())
         }
         finish_request::Outcome::Refused(refused) => {

@@ -2846,11 +2846,13 @@ pub mod finish_request {
         Cancelled(super::JobCancelled),
     }
 }
-/// The manifest that the job brought forth.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// The manifest that the job brought forth, and what the evaluation gate let pass.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JobSucceeded {
     #[prost(string, tag = "1")]
     pub manifest_target: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub evaluations: ::prost::alloc::vec::Vec<VariantEvaluation>,
 }
 /// The evaluation gate refused to publish.
 #[derive(Clone, PartialEq, ::prost::Message)]

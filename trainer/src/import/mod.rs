@@ -95,6 +95,7 @@ pub(crate) async fn run(
 fn succeeded(target: &TargetName) -> finish_request::Outcome {
     finish_request::Outcome::Succeeded(JobSucceeded {
         manifest_target: target.to_string(),
+        ..JobSucceeded::default()
     })
 }
 

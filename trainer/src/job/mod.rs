@@ -63,8 +63,11 @@ pub(crate) async fn run(
         let reasons = reasons.into_iter().map(told).collect();
         return Ok(finish_request::Outcome::Refused(JobRefused { evaluations, reasons }));
     }
-    let manifest_target = publish::publish(&job, &checkpoint, &state, &measured, evaluations).await?;
-    Ok(finish_request::Outcome::Succeeded(JobSucceeded { manifest_target }))
+    let manifest_target = publish::publish(&job, &checkpoint, &state, &measured, &evaluations).await?;
+    Ok(finish_request::Outcome::Succeeded(JobSucceeded {
+        manifest_target,
+        evaluations,
+    }))
 }
 
 impl<'a> Job<'a> {

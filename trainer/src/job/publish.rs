@@ -26,7 +26,7 @@ pub(super) async fn publish(
     checkpoint: &FederatedCheckpoint,
     state: &[f32],
     measured: &[(String, Measured)],
-    evaluations: Vec<WireEvaluation>,
+    evaluations: &[WireEvaluation],
 ) -> Result<String, WorkError> {
     let model = &job.plan.base.manifest.model;
     let target = TargetName::new(model.clone(), job.plan.release, TargetKind::AdapterRelease);
@@ -98,7 +98,7 @@ async fn repeat(
 struct Made<'a> {
     adapter: &'a LoraAdapter,
     artifact: Artifact,
-    evaluations: Vec<WireEvaluation>,
+    evaluations: &'a [WireEvaluation],
     tokens: u64,
 }
 
