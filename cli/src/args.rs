@@ -99,6 +99,48 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn number(text: &str, expected: &str, holds: impl Fn(f64) -> bool) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && holds(value) => Ok(value),
+        _ => Err(format!("expected {expected}")),
+    }
+}
+
+/// A number on the command line.
+pub fn real(text: &str) -> Result<f64, String> {
+    number(text, "a finite number", |_| true)
+}
+
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
+    number(text, "a finite number above 0", |value| value > 0.0)
+}
+
+/// A number of at least 0.
+pub fn not_negative(text: &str) -> Result<f64, String> {
+    number(text, "0, or a finite number above it", |value| value >= 0.0)
+}
+
+/// A rate: above 0 and at most 1.
+pub fn rate(text: &str) -> Result<f64, String> {
+    number(text, "a number above 0 and at most 1", |value| {
+        value > 0.0 && value <= 1.0
+    })
+}
+
+/// A probability that is neither 0 nor 1.
+pub fn probability(text: &str) -> Result<f64, String> {
+    number(text, "a number above 0 and below 1", |value| value > 0.0 && value < 1.0)
+}
+
+/// A count of at least 1.
+pub fn at_least_one(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(value) if value > 0 => Ok(value),
+        _ => Err(format!("expected a whole number from 1 to {}", u32::MAX)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +156,31 @@ mod tests {
         for value in ["", "1"] {
             assert!(CommandLine::try_parse_from(["fieldfare", "--no-color", value, "context", "list"]).is_ok());
         }
+    }
+
+    #[test]
+    fn numbers_are_bounded() {
+        for text in ["NaN", "inf", "-inf", "x", "", "1e999"] {
+            for parse in [real, positive, not_negative, rate, probability] {
+                assert!(parse(text).is_err(), "{text:?}");
+            }
+        }
+        assert_eq!(
+            (real("-1"), not_negative("0"), positive("8")),
+            (Ok(-1.0), Ok(0.0), Ok(8.0))
+        );
+        assert!(positive("0").is_err() && positive("-1").is_err() && not_negative("-0.1").is_err());
+        assert_eq!(
+            (rate("1"), rate("0.16"), probability("1e-5")),
+            (Ok(1.0), Ok(0.16), Ok(1e-5))
+        );
+        assert!(rate("0").is_err() && rate("2").is_err() && probability("1").is_err() && probability("0").is_err());
+        assert_eq!(at_least_one("7"), Ok(7));
+        assert!(
+            ["0", "-1", "1.5", "4294967296"]
+                .iter()
+                .all(|text| at_least_one(text).is_err())
+        );
     }
 
     #[test]

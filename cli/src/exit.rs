@@ -46,10 +46,11 @@ pub fn report(error: &anyhow::Error, colour: bool) -> ExitCode {
     for cause in lines {
         eprintln!("  because: {cause}");
     }
-    if let Some(advice) = error.chain().find_map(|cause| cause.downcast_ref::<Advice>()) {
+    // Not by way of the chain: what anyhow's `context` attached is found by its own `downcast_ref` alone.
+    if let Some(advice) = error.downcast_ref::<Advice>() {
         eprintln!("  next: {}", advice.next);
     }
-    match error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
+    match error.downcast_ref::<Failure>() {
         Some(Failure::Refused(_)) => ExitCode::from(3),
         Some(Failure::Interrupted) => ExitCode::from(130),
         None => ExitCode::FAILURE,

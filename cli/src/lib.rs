@@ -8,6 +8,7 @@ pub mod commands;
 pub mod context;
 pub mod exit;
 pub mod limits;
+pub mod lines;
 pub mod output;
 pub mod quickstart;
 pub mod signing;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, anyhow, bail};
 use fieldfare_proto::v1;
 use fieldfare_release::tuf::{
-    Lookup, PublicKey, Purpose, RoleHolders, Roles, Root, Signed, Target, Targets, TrustedState, Update,
+    ListedTarget, Lookup, PublicKey, Purpose, RoleHolders, Roles, Root, Signed, Target, Targets, TrustedState, Update,
     VerifiedRepository,
 };
 use fieldfare_release::{ModelName, ReleaseManifest, Sha256Digest, TargetName};
@@ -209,16 +209,16 @@ pub async fn verify_repository(
 /// What the repository lists under a name, delegations included.
 ///
 /// # Errors
-/// A delegation's metadata is missing or wrong.
-pub async fn look_up(
+/// It is not listed, or a delegation's metadata is missing or wrong.
+pub async fn listed(
     repository: &mut VerifiedRepository,
     name: &TargetName,
     mut fetch: impl AsyncFnMut(&str, u64) -> Result<Option<Vec<u8>>>,
-) -> Result<Option<fieldfare_release::tuf::ListedTarget>> {
+) -> Result<ListedTarget> {
     loop {
         match repository.look_up(name)? {
-            Lookup::Listed(listed) => return Ok(Some(listed)),
-            Lookup::NotListed => return Ok(None),
+            Lookup::Listed(listed) => return Ok(listed),
+            Lookup::NotListed => bail!("{name} is not listed by the signed repository"),
             Lookup::Needs(request) => {
                 let bytes = fetch(&request.file.name, request.file.max_bytes).await?;
                 let bytes = bytes.ok_or_else(|| anyhow!("{} is missing from the repository", request.file.name))?;

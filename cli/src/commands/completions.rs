@@ -3,9 +3,10 @@
 use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::Shell;
+use serde::Serialize;
 
-use crate::args::CommandLine;
-use crate::output;
+use crate::args::{CommandLine, Global};
+use crate::output::show;
 
 /// Arguments of `fieldfare completions`.
 #[derive(Debug, clap::Args)]
@@ -15,12 +16,22 @@ pub struct Arguments {
     shell: Shell,
 }
 
+#[derive(Serialize)]
+struct View {
+    shell: String,
+    script: String,
+}
+
 /// Prints the completions.
 ///
 /// # Errors
 /// Standard output is closed.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut CommandLine::command(), "fieldfare", &mut script);
-    output::line(&String::from_utf8_lossy(&script))
+    let view = View {
+        shell: arguments.shell.to_string(),
+        script: String::from_utf8_lossy(&script).into_owned(),
+    };
+    show(global.output, &view, |view| view.script.clone())
 }

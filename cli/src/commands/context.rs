@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::Global;
 use crate::context::{Context, Contexts};
-use crate::output::{self, show, table};
+use crate::output::{show, table};
 
 /// What to do with contexts.
 #[derive(Debug, Subcommand)]
@@ -89,8 +89,10 @@ pub fn run(global: &Global, action: Action) -> Result<()> {
         }
         Action::Use { name } => {
             contexts.select(&name)?;
-            output::note(format!("{name} is the current context"));
-            Ok(())
+            let context = contexts.open(Some(&name))?;
+            show(global.output, &view(&contexts, &context)?, |view| {
+                format!("{} is the current context", view.name)
+            })
         }
         Action::List => {
             let all = contexts

@@ -1,16 +1,19 @@
 //! `fieldfare deploy`: a release on the devices that a selector matches, in waves behind gates.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use fieldfare_fleet::rollout::{Bound, DeadlineRule, Gate, Metric, MinimumEvidence, RolloutPolicy, WaveSize};
 use fieldfare_fleet::{DeploymentName, Selector};
 use fieldfare_proto::v1;
 
+use super::devices::VariantView;
 use super::plan::Needs;
-use super::{Session, release, rollout};
+use super::{Session, plan, release, rollout};
 use crate::args::seconds;
+use crate::exit::Advice;
 use crate::output::note;
 
 /// Arguments of `fieldfare deploy`.
@@ -149,12 +152,52 @@ const METRICS: [(&str, Metric); 8] = [
     ("error-rate", Metric::ErrorRate),
 ];
 
+fn selector(arguments: &Arguments) -> Result<Selector> {
+    let parsed = arguments.selector.parse();
+    parsed.with_context(|| format!("--selector {:?}", arguments.selector))
+}
+
+/// Refuses what could only wait for ever: a selector that matches nothing, and a release that nothing can run. Whoever detaches may
+/// declare a deployment for devices to come.
+async fn refuse_idle(session: &Session, arguments: &Arguments) -> Result<()> {
+    let selector = selector(arguments)?.to_string();
+    let release = release::get(session, &arguments.release).await?;
+    let requirements = arguments.needs.requirements()?;
+    let placements = plan::placements(session, &release.manifest_target, &selector, &requirements).await?;
+    if placements.is_empty() {
+        if arguments.detach {
+            note("no enrolled device matches the selector yet");
+            return Ok(());
+        }
+        bail!(Advice::new(
+            format!("no enrolled device matches the selector {selector:?}"),
+            "`fieldfare devices list` shows the devices; with --detach the deployment waits for devices to come",
+        ));
+    }
+    let reports = placements.iter().filter_map(|placement| placement.report.as_ref());
+    if reports.clone().any(|report| !report.chosen.is_empty()) {
+        return Ok(());
+    }
+    let of_all = reports
+        .flat_map(|report| &report.variants)
+        .cloned()
+        .map(VariantView::of);
+    let reasons: BTreeSet<String> = of_all
+        .map(|variant| format!("{}: {}", variant.variant, variant.why.join("; ")))
+        .collect();
+    let reasons = anyhow!(reasons.into_iter().collect::<Vec<_>>().join("\n           "));
+    Err(reasons.context(Advice::new(
+        format!("none of the devices can run any variant of {}", release.manifest_target),
+        "ask for less (see --min-tokens-per-second, --context-tokens, --max-memory), or import smaller variants",
+    )))
+}
+
 /// Creates or replaces the deployment.
 ///
 /// # Errors
 /// The selector or the release is wrong, nothing can run it, or what else the controller says.
 pub async fn apply(session: &Session, arguments: &Arguments) -> Result<v1::Deployment> {
-    let selector: Selector = arguments.selector.parse().context("--selector")?;
+    let selector = selector(arguments)?;
     let release = release::get(session, &arguments.release).await?;
     let spec = v1::DeploymentSpec {
         model: release.model,
@@ -181,6 +224,7 @@ pub async fn apply(session: &Session, arguments: &Arguments) -> Result<v1::Deplo
 /// # Errors
 /// What the controller says, or a rollout that went back.
 pub async fn run(session: &Session, arguments: Arguments) -> Result<()> {
+    refuse_idle(session, &arguments).await?;
     let deployment = apply(session, &arguments).await?;
     note(format!(
         "deployment {} runs {}",
@@ -190,9 +234,7 @@ pub async fn run(session: &Session, arguments: Arguments) -> Result<()> {
     if arguments.detach {
         return rollout::print(session.format, rollout::get(session, arguments.name.as_str()).await?);
     }
-    let ended = rollout::follow(session, arguments.name.as_str()).await?;
-    rollout::judged(&ended)?;
-    rollout::print(session.format, ended)
+    rollout::conclude(session, arguments.name.as_str()).await
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use anyhow::Result;
 use crate::args::{Command, CommandLine, Format, Global};
 use crate::client::Client;
 use crate::context::{Context, Contexts};
-use crate::exit::Failure;
+use crate::exit::{Advice, Failure};
+use crate::limits::CALL_TIMEOUT;
 
 /// Runs the command until it ends or is interrupted.
 ///
@@ -47,7 +48,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<()> {
         Command::Deploy(arguments) => deploy::run(&Session::open(global).await?, arguments).await,
         Command::Rollout(action) => rollout::run(&Session::open(global).await?, action).await,
         Command::Job(action) => job::run(&Session::open(global).await?, action).await,
-        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Completions(arguments) => completions::run(global, &arguments),
     }
 }
 
@@ -69,7 +70,14 @@ impl Session {
     /// There is no such context, or its controller does not answer.
     pub async fn open(global: &Global) -> Result<Self> {
         let context = Contexts::of_user(global.config.as_deref())?.open(global.context.as_deref())?;
-        let client = Client::connect(&context, global.timeout).await?;
+        let limit = global.timeout.unwrap_or(CALL_TIMEOUT);
+        let endpoint = context.grpc()?;
+        let late = |_| {
+            let what = format!("no controller answered at {endpoint} within {} s", limit.as_secs_f64());
+            Advice::new(what, "see whether it runs, or give it longer with --timeout")
+        };
+        let connecting = Client::connect(&context, global.timeout);
+        let client = tokio::time::timeout(limit, connecting).await.map_err(late)??;
         Ok(Self {
             context,
             client,

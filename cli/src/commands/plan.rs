@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::Session;
 use super::devices::{VariantView, described};
-use crate::args::Global;
+use crate::args::{Global, at_least_one, not_negative};
 use crate::exit::Advice;
 use crate::output::{bytes, rate, show, table};
 
@@ -47,10 +47,10 @@ pub struct Arguments {
 #[derive(Clone, Debug, Args)]
 pub struct Needs {
     /// Slowest speed that will do.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = not_negative, allow_negative_numbers = true)]
     pub min_tokens_per_second: f64,
     /// Tokens of context.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
     pub context_tokens: u32,
     /// Most memory that a variant may use, for example 2GiB; the device's own limit alone when not given.
     #[arg(long, value_parser = size)]
@@ -201,23 +201,33 @@ fn profile(name: &str) -> Result<CapabilityProfile> {
     serde_json::from_slice(&bytes).with_context(|| format!("{name}: expected a capability profile as JSON"))
 }
 
+/// The header of a GGUF file, and the decoder that it describes.
+///
+/// # Errors
+/// There is no such file, or it is none that this version reads.
+pub fn header(path: &Path) -> Result<(Gguf, DecoderConfig)> {
+    let shown = path.display();
+    let mut file = File::open(path).with_context(|| format!("opening {shown}"))?;
+    let facts = file.metadata().with_context(|| format!("reading {shown}"))?;
+    if !facts.is_file() {
+        bail!("{shown} is no file");
+    }
+    let gguf = Gguf::read_header(&mut file, facts.len()).with_context(|| format!("{shown} is no usable GGUF file"))?;
+    let config = DecoderConfig::from_gguf(&gguf).with_context(|| format!("{shown} holds no usable model"))?;
+    Ok((gguf, config))
+}
+
 /// The size of a model, from the header of a GGUF file alone.
 fn of_file(path: &Path) -> Result<(String, String, Architecture)> {
-    let mut file = File::open(path).map_err(|error| {
-        let names = known_models()
-            .iter()
-            .map(|model| model.name)
-            .collect::<Vec<_>>()
-            .join(", ");
-        let what = format!("{:?} is no known model and no file", path.display());
-        anyhow::Error::from(error).context(Advice::new(what, format!("name a GGUF file, or one of {names}")))
-    })?;
-    let length = file
-        .metadata()
-        .with_context(|| format!("reading {}", path.display()))?
-        .len();
-    let gguf = Gguf::read_header(&mut file, length).with_context(|| format!("{} cannot be planned", path.display()))?;
-    let config = DecoderConfig::from_gguf(&gguf).with_context(|| format!("{}", path.display()))?;
+    if !path.exists() {
+        let names: Vec<&str> = known_models().iter().map(|model| model.name).collect();
+        return Err(Advice::new(
+            format!("{:?} is no known model and no file", path.display().to_string()),
+            format!("name a GGUF file, or one of {}", names.join(", ")),
+        )
+        .into());
+    }
+    let (gguf, config) = header(path)?;
     let name = path
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned())

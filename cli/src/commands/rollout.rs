@@ -306,6 +306,16 @@ pub fn judged(status: &v1::RolloutStatus) -> Result<()> {
     }
 }
 
+/// Follows a rollout to its end, prints it, and fails where it did.
+///
+/// # Errors
+/// There is no rollout, the controller goes, or it went back or was aborted: exit code 3.
+pub async fn conclude(session: &Session, deployment: &str) -> Result<()> {
+    let ended = follow(session, deployment).await?;
+    print(session.format, ended.clone())?;
+    judged(&ended)
+}
+
 /// Does it.
 ///
 /// # Errors
@@ -316,9 +326,7 @@ pub async fn run(session: &Session, action: Action) -> Result<()> {
             deployment,
             watch: true,
         } => {
-            let ended = follow(session, &deployment).await?;
-            judged(&ended)?;
-            return print(session.format, ended);
+            return conclude(session, &deployment).await;
         }
         Action::Status {
             deployment,

@@ -10,6 +10,7 @@ use fieldfare_tls::{JoinRole, JoinSecret, JoinToken, RootPin};
 use serde::Serialize;
 
 use super::Session;
+use crate::args::at_least_one;
 use crate::clock;
 use crate::output::{note, show, since, table};
 use crate::signing;
@@ -38,10 +39,10 @@ pub struct Create {
     #[arg(long, default_value = "token")]
     pub name: String,
     /// Hours until it is worthless.
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 24, value_parser = at_least_one)]
     pub hours: u32,
     /// How many may join with it.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub uses: u32,
     /// Labels of every device that joins with it, for example `site=north,kind=gateway`.
     #[arg(long, value_parser = super::labels, default_value = "")]
@@ -94,6 +95,12 @@ struct View {
     /// Only right after it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Revoked {
+    id: String,
+    revoked: bool,
 }
 
 impl View {
@@ -197,8 +204,9 @@ pub async fn run(session: &Session, action: Action) -> Result<()> {
                     |mut api, request| async move { api.revoke_token(request).await },
                 )
                 .await?;
-            note(format!("token {id} is revoked"));
-            Ok(())
+            show(session.format, &Revoked { id, revoked: true }, |token| {
+                format!("token {} is revoked", token.id)
+            })
         }
     }
 }

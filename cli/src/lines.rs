@@ -1,0 +1,85 @@
+//! JSON lines, looked at before they are uploaded: whoever wrote them hears of a wrong line now, not from a trainer later.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::limits::MAX_TEXT_BYTES;
+
+/// Checks each line of a file with `check`, which says what is wrong and what was expected; empty lines are passed over.
+///
+/// # Errors
+/// The file cannot be read, is too long, holds nothing, or has a line that is none: named by file and line.
+pub fn check(path: &Path, check: impl Fn(&str) -> Result<(), String>) -> Result<()> {
+    let shown = path.display();
+    let length = fs::metadata(path).with_context(|| format!("reading {shown}"))?.len();
+    if length > MAX_TEXT_BYTES {
+        bail!("{shown} has {length} bytes, more than the limit of {MAX_TEXT_BYTES}");
+    }
+    let bytes = fs::read(path).with_context(|| format!("reading {shown}"))?;
+    let Ok(text) = String::from_utf8(bytes) else {
+        bail!("{shown} is not UTF-8 text; expected one JSON object a line")
+    };
+    let mut lines = 0;
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        lines += 1;
+        if let Err(problem) = check(line) {
+            bail!("{shown} line {}: {problem}", index + 1);
+        }
+    }
+    if lines == 0 {
+        bail!("{shown} is empty; expected one JSON object a line");
+    }
+    Ok(())
+}
+
+/// A line of a file of probes.
+pub fn probe(line: &str) -> Result<(), String> {
+    let value: Value = serde_json::from_str(line).map_err(|error| format!("it is not JSON: {error}"))?;
+    let is_question = |value: &Value| value["prompt"].is_string() != value["messages"].is_array();
+    if !is_question(&value) {
+        return Err(
+            "expected {\"prompt\": ...} or {\"messages\": [...]}, and \"completion\" where it is known".to_owned(),
+        );
+    }
+    match value.get("completion").or(value.get("expected")) {
+        None | Some(Value::String(_)) => Ok(()),
+        Some(_) => Err("field `completion` is not a string".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_line_is_named_by_file_and_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("probes.jsonl");
+        let cases: [(&[u8], &str); 7] = [
+            (b"{\"prompt\": \"a\"}\n\nno\n", "probes.jsonl line 3: it is not JSON"),
+            (b"{\"text\": \"a\"}\n", "line 1: expected {\"prompt\""),
+            (b"7\n", "line 1: expected {\"prompt\""),
+            (
+                b"{\"prompt\": \"a\", \"completion\": 1}",
+                "`completion` is not a string",
+            ),
+            (b"\n\n", "is empty"),
+            (b"\xff\n", "is not UTF-8"),
+            (b"", "is empty"),
+        ];
+        for (bytes, expected) in cases {
+            fs::write(&path, bytes).unwrap();
+            let error = check(&path, probe).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+        }
+        fs::write(
+            &path,
+            "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"completion\": \"c\"}\n",
+        )
+        .unwrap();
+        check(&path, probe).unwrap();
+    }
+}
