@@ -61,6 +61,15 @@ async fn uploaded(plane: &ControlPlane, field: &str, artifact: &UploadedArtifact
     }
 }
 
+/// Whether the text has the form `hf://OWNER/REPOSITORY/FILE.gguf`; the trainer, which fetches the file, is stricter.
+fn names_hub_file(uri: &str) -> bool {
+    let Some(path) = uri.strip_prefix("hf://") else {
+        return false;
+    };
+    let parts: Vec<&str> = path.split('/').collect();
+    parts.len() >= 3 && path.to_lowercase().ends_with(".gguf") && parts.iter().all(|part| !part.is_empty())
+}
+
 /// Starts the import of a model.
 pub(crate) async fn start_import(plane: &ControlPlane, spec: ImportSpec) -> Result<Job, Refusal> {
     let name = super::name("spec.job", &spec.job)?;
@@ -71,10 +80,7 @@ pub(crate) async fn start_import(plane: &ControlPlane, spec: ImportSpec) -> Resu
     match spec.source.as_ref().required("spec.source")? {
         import_spec::Source::Uploaded(artifact) => uploaded(plane, "source.uploaded", artifact).await?,
         import_spec::Source::HubUri(uri) => {
-            let parts = uri
-                .strip_prefix("hf://")
-                .map(|path| path.split('/').filter(|part| !part.is_empty()).count());
-            if parts.is_none_or(|count| count < 3) || uri.len() > FREE_TEXT_BYTES_MAX {
+            if !names_hub_file(uri) || uri.len() > FREE_TEXT_BYTES_MAX {
                 return Err(Refusal::invalid(
                     "spec.source.hub_uri",
                     format!("{uri:?} is no hf://OWNER/REPOSITORY/FILE.gguf"),
@@ -278,6 +284,22 @@ mod tests {
             attempts_per_round: 3,
             gate: Some(EvaluationGate::default()),
             ..FederatedJobSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_hub_has_an_owner_and_a_repository() {
+        assert!(names_hub_file("hf://TheBloke/TinyLlama-1.1B/gguf/model.Q4_0.GGUF"));
+        for uri in [
+            "hf://a/b",
+            "hf://a/c.gguf",
+            "hf:///b/c.gguf",
+            "hf://a/b/c.bin",
+            "hf://a/b/",
+            "s3://a/b/c.gguf",
+            "",
+        ] {
+            assert!(!names_hub_file(uri), "{uri}");
         }
     }
 
