@@ -38,6 +38,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let telemetry = Telemetry::install(&options)?;
     let signal = shutdown::signal()?;
     let server = Server::start(&options, clock::system()).await?;
+    telemetry.observe(server.plane());
     let endpoints = server.endpoints();
     say(&format!(
         "ready grpc={} artifacts={} metrics={}",

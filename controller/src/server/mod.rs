@@ -1,6 +1,7 @@
 //! `run`: builds the parts, serves, and drains.
 
 mod background;
+mod health;
 mod plain;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::access::Access;
 use crate::blobs::Blobs;
@@ -142,7 +144,8 @@ impl Server {
         let rollouts = Rollouts::start(Arc::clone(plane), &mut self.tasks);
 
         let acceptor = Acceptor::new(listeners.grpc, settings())?;
-        let router = services(plane, rollouts).await?;
+        let health = health::service(plane.shutdown.clone(), &mut self.tasks).await;
+        let router = services(plane, rollouts, health)?;
         let stop = plane.shutdown.clone();
         self.tasks.spawn(async move {
             if let Err(error) = router
@@ -222,14 +225,7 @@ fn online_keys(folder: &Folder) -> Result<OnlineKeys> {
 }
 
 /// Every service with its limits.
-async fn services(plane: &Arc<ControlPlane>, rollouts: Rollouts) -> Result<Router> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<EnrolmentServer<EnrolmentService>>().await;
-    health.set_serving::<DeviceGatewayServer<DeviceGatewayService>>().await;
-    health.set_serving::<OperatorServer<OperatorService>>().await;
-    health
-        .set_serving::<TrainerGatewayServer<TrainerGatewayService>>()
-        .await;
+fn services(plane: &Arc<ControlPlane>, rollouts: Rollouts, health: HealthServer<impl Health>) -> Result<Router> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(fieldfare_proto::FILE_DESCRIPTOR_SET)
         .build_v1()?;
@@ -243,7 +239,7 @@ async fn services(plane: &Arc<ControlPlane>, rollouts: Rollouts) -> Result<Route
         .concurrency_limit_per_connection(CONCURRENCY_PER_CONNECTION)
         .http2_keepalive_interval(Some(fieldfare_tls::limits::KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(fieldfare_tls::limits::KEEP_ALIVE_TIMEOUT))
-        .add_service(health_service)
+        .add_service(health)
         .add_service(reflection)
         .add_service(enrolment.max_decoding_message_size(DEVICE_MESSAGE_BYTES_MAX))
         .add_service(devices.max_decoding_message_size(DEVICE_MESSAGE_BYTES_MAX))

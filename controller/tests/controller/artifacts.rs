@@ -1,11 +1,10 @@
 //! The artifact server: uploads are verified, downloads resume.
 
 use bytes::Bytes;
+use fieldfare_controller_peers::Fleet;
 use fieldfare_proto::v1::TokenRole;
 use fieldfare_release::Sha256Digest;
 use http::{Method, Request, StatusCode, header};
-
-use crate::fixture::Fleet;
 
 fn request(method: Method, path: &str, headers: &[(header::HeaderName, &str)], body: &[u8]) -> Request<Bytes> {
     let mut request = Request::builder().method(method).uri(path);

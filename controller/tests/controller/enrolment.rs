@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use fieldfare_controller_peers::device::profile;
+use fieldfare_controller_peers::fleet::enrol_with;
+use fieldfare_controller_peers::{Enrolled, Fleet, PATIENCE, refusal};
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
 use fieldfare_proto::v1::enrolment_client::EnrolmentClient;
 use fieldfare_proto::v1::operator_client::OperatorClient;
@@ -13,8 +16,6 @@ use fieldfare_proto::v1::{
 };
 use fieldfare_tls::{Identity, PrivateKey, TrustBundle};
 use tonic::{Code, Status};
-
-use crate::fixture::{Enrolled, Fleet, enrol_with, refusal};
 
 fn device_token() -> CreateTokenRequest {
     CreateTokenRequest {
@@ -107,7 +108,7 @@ async fn an_application_that_lacks_something_names_the_field() {
         display_name: "north".into(),
         ..EnrolStart::default()
     };
-    let mut huge = crate::fixture::profile("pi", 8 << 30);
+    let mut huge = profile("pi", 8 << 30);
     huge.model_memory_bytes = 16 << 30;
     let cases = [
         (
@@ -203,7 +204,7 @@ async fn a_revoked_device_is_cut_off_and_its_key_never_enrols_again() {
     assert_eq!(code, Code::PermissionDenied);
     // The deny-list follows the registry; once it has, the handshake itself is refused and the call fails as unavailable.
     let leaf = device.certificate().clone();
-    tokio::time::timeout(crate::fixture::PATIENCE, fleet.plane.deny.denied(&leaf))
+    tokio::time::timeout(PATIENCE, fleet.plane.deny.denied(&leaf))
         .await
         .unwrap();
     let channel = fleet.channel(&device).await;

@@ -1,30 +1,22 @@
 //! Jobs: one claim at a time, fenced; rounds are opened and closed once.
 
+use fieldfare_controller_peers::device::{Session, hello, obedient};
+use fieldfare_controller_peers::release::{MODEL, Signer, release, upload};
+use fieldfare_controller_peers::trainer::{self, claimed, finish, trainer};
+use fieldfare_controller_peers::{Fleet, PATIENCE, refusal};
 use fieldfare_fleet::JobName;
-use fieldfare_proto::v1::trainer_gateway_client::TrainerGatewayClient;
 use fieldfare_proto::v1::{
-    AcceptedContribution, CheckpointRequest, Claim, ClaimRecord, ClaimRequest, CloseRoundRequest, EvaluationGate,
-    FederatedCheckpoint, FederatedJobSpec, Fence, FinishRequest, GetJobRequest, ImportCheckpoint, ImportModelRequest,
-    ImportSpec, ImportStage, Job, JobRefused, JobStage, JobSucceeded, OpenRoundRequest, ProposeReleaseRequest,
-    RenewClaimRequest, RoundConfiguration, RoundRef, RoundSummary, RoundTicket, StartJobRequest, TokenRole,
-    TrainerHello, UploadedArtifact, WatchRoundRequest, WorkCheckpoint, claim, finish_request, import_spec, round_event,
-    work_checkpoint,
+    AcceptedContribution, CheckpointRequest, ClaimRecord, CloseRoundRequest, EvaluationGate, FederatedCheckpoint,
+    FederatedJobSpec, Fence, GetJobRequest, ImportCheckpoint, ImportModelRequest, ImportSpec, ImportStage, Job,
+    JobRefused, JobStage, JobSucceeded, OpenRoundRequest, ProposeReleaseRequest, RenewClaimRequest, RoundConfiguration,
+    RoundRef, RoundSummary, RoundTicket, StartJobRequest, TokenRole, UploadedArtifact, WatchRoundRequest,
+    WorkCheckpoint, claim, finish_request, import_spec, round_event, work_checkpoint,
 };
 use fieldfare_store::LeaseId;
 use prost::Message;
 use tonic::Code;
-use tonic::transport::Channel;
 
-use crate::fixture::{Fleet, PATIENCE, refusal};
-use crate::release::{MODEL, Signer, key, release, upload};
-use crate::rollouts::{DEPLOYMENT, apply, obedient, outcome, spec};
-
-type Trainer = TrainerGatewayClient<Channel>;
-
-async fn trainer(fleet: &Fleet, name: &str) -> Trainer {
-    let identity = fleet.join(TokenRole::Trainer, name).await;
-    TrainerGatewayClient::new(fleet.channel(&identity).await)
-}
+use crate::rollouts::{DEPLOYMENT, apply, outcome, spec};
 
 async fn uploaded(fleet: &Fleet, bytes: &[u8]) -> UploadedArtifact {
     let sha256 = upload(fleet, bytes).await.as_bytes().to_vec();
@@ -50,10 +42,6 @@ async fn start_import(fleet: &Fleet, job: &str) -> Job {
         .await
         .unwrap()
         .into_inner()
-}
-
-async fn claimed(trainer: &mut Trainer) -> Option<Claim> {
-    trainer.claim(ClaimRequest {}).await.unwrap().into_inner().claim
 }
 
 fn checkpoint(fence: &Option<Fence>) -> CheckpointRequest {
@@ -141,13 +129,6 @@ async fn a_trainer_that_lost_its_lease_can_change_nothing_more() {
     fleet.stop().await;
 }
 
-fn finish(claim: &Claim, outcome: finish_request::Outcome) -> FinishRequest {
-    FinishRequest {
-        fence: claim.fence.clone(),
-        outcome: Some(outcome),
-    }
-}
-
 #[tokio::test]
 async fn an_import_proposes_the_release_whose_number_it_was_given() {
     let fleet = Fleet::start().await;
@@ -180,6 +161,7 @@ async fn an_import_proposes_the_release_whose_number_it_was_given() {
             &claim,
             finish_request::Outcome::Succeeded(JobSucceeded {
                 manifest_target: target,
+                ..JobSucceeded::default()
             }),
         )
     };
@@ -230,14 +212,12 @@ async fn federated(fleet: &Fleet) -> FederatedJobSpec {
 }
 
 /// A third device, whose session the test holds in its hands.
-async fn trainee(fleet: &Fleet) -> (String, crate::sessions::Session) {
+async fn trainee(fleet: &Fleet) -> (String, Session) {
     let identity = fleet.join(TokenRole::Device, "west").await;
     let fieldfare_tls::Role::Device(_, id) = &identity.principal().role else {
         panic!("a device")
     };
-    let session = crate::sessions::Session::open(fleet, &identity, crate::sessions::hello("west"))
-        .await
-        .unwrap();
+    let session = Session::open(fleet, &identity, hello("west")).await.unwrap();
     (id.to_string(), session)
 }
 
@@ -275,13 +255,7 @@ async fn a_round_is_opened_to_a_cohort_and_closed_once() {
     fleet.operator().await.start_job(start).await.unwrap();
 
     let mut trainer = trainer(&fleet, "kiln").await;
-    let hello = TrainerHello {
-        protocol_version: 1,
-        rounds_endpoint: "https://127.0.0.1:9443".into(),
-        delegation_public_key_pem: key().public().to_pem().to_owned(),
-        ..TrainerHello::default()
-    };
-    let mut hints = trainer.watch(hello).await.unwrap().into_inner();
+    let mut hints = trainer.watch(trainer::hello()).await.unwrap().into_inner();
     assert!(hints.message().await.unwrap().is_some());
     let claim = claimed(&mut trainer).await.unwrap();
     let Some(claim::Work::Federated(work)) = &claim.work else {

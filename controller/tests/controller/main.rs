@@ -4,10 +4,10 @@
 
 mod artifacts;
 mod enrolment;
-mod fixture;
 mod jobs;
 mod plain;
 mod publication;
-mod release;
 mod rollouts;
+mod services;
 mod sessions;
+mod telemetry;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use fieldfare_controller_peers::release::{MODEL, Signer, release, target, upload};
+use fieldfare_controller_peers::{Fleet, refusal};
 use fieldfare_proto::v1::{
     GetReleaseRequest, GetRepositoryRequest, InstallRootRequest, PublishTargetsRequest, ReleaseStanding, TokenRole,
 };
@@ -10,9 +12,6 @@ use fieldfare_release::UnixSeconds;
 use fieldfare_release::tuf::{Purpose, TrustedState, Update};
 use http::{Request, StatusCode};
 use tonic::Code;
-
-use crate::fixture::{Fleet, refusal};
-use crate::release::{MODEL, Signer, release, target, upload};
 
 fn get(path: &str) -> Request<Bytes> {
     Request::builder().uri(path).body(Bytes::new()).unwrap()

@@ -1,20 +1,15 @@
 //! Rollouts over devices that speak the protocol: a good release reaches everybody, a bad one comes back by itself.
 
+use fieldfare_controller_peers::device::{number, obedient};
+use fieldfare_controller_peers::release::{MODEL, Signer, release};
+use fieldfare_controller_peers::{Fleet, PATIENCE, refusal};
 use fieldfare_proto::v1::{
-    ApplyDeploymentRequest, CommandRolloutRequest, Converged, DeadlineRule, Deployment, DeploymentSpec, DesiredModel,
-    DesiredState, DeviceOutcome, ExplainDeviceRequest, Gate, GateEvidence, GateMetric, GateVerdict,
-    GetDeploymentRequest, GetRolloutRequest, InvitationRefused, InvitationReply, MinimumEvidence, ObservedModel,
-    ObservedState, PlanPlacementRequest, Progress, RefusalReason, Requirements, RolloutCommand, RolloutPhase,
-    RolloutPolicy, RolloutStatus, RoundInvitation, RoundTicket, TokenRole, WavePhase, WaveSize, device_message, gate,
-    gateway_message, invitation_reply, progress, wave_size,
+    ApplyDeploymentRequest, CommandRolloutRequest, DeadlineRule, Deployment, DeploymentSpec, DeviceOutcome,
+    ExplainDeviceRequest, Gate, GateMetric, GateVerdict, GetDeploymentRequest, GetRolloutRequest, MinimumEvidence,
+    PlanPlacementRequest, Requirements, RolloutCommand, RolloutPhase, RolloutPolicy, RolloutStatus, WavePhase,
+    WaveSize, gate, wave_size,
 };
-use prost::Message;
-use tokio::sync::mpsc;
 use tonic::{Code, Status};
-
-use crate::fixture::{Fleet, PATIENCE, refusal};
-use crate::release::{MODEL, Signer, release};
-use crate::sessions::{Session, hello};
 
 pub(crate) const DEPLOYMENT: &str = "soil";
 
@@ -70,82 +65,6 @@ pub(crate) async fn apply(fleet: &Fleet, spec: DeploymentSpec) -> Result<Deploym
         .apply_deployment(request)
         .await
         .map(tonic::Response::into_inner)
-}
-
-/// The number in `MODEL.rN.release.json`.
-fn number(manifest_target: &str) -> u32 {
-    manifest_target
-        .split('.')
-        .nth(1)
-        .and_then(|part| part[1..].parse().ok())
-        .unwrap_or(0)
-}
-
-/// Runs whatever it is told at once, and answers its probes right unless the release's number is `bad`.
-fn installed(model: &DesiredModel, bad: u32) -> ObservedModel {
-    let release = number(&model.manifest_target);
-    let matched = if release == bad { 0 } else { 10 };
-    let evidence = GateEvidence {
-        probes_run: 10,
-        probes_matched: matched,
-        requests: 10,
-        ..GateEvidence::default()
-    };
-    let name = if release == 0 {
-        String::new()
-    } else {
-        format!("{}.r{release}", model.model)
-    };
-    ObservedModel {
-        deployment: model.deployment.clone(),
-        generation: model.generation,
-        target_release: name.clone(),
-        progress: Some(Progress {
-            kind: Some(progress::Kind::Converged(Converged {})),
-        }),
-        running_release: name,
-        running_manifest_target: model.manifest_target.clone(),
-        running_variant: model.variant.clone(),
-        evidence: Some(evidence),
-        ..ObservedModel::default()
-    }
-}
-
-/// A device that installs whatever it is told until the fleet stops, and refuses every invitation, which it hands over.
-pub(crate) async fn obedient(fleet: &Fleet, name: &str, bad: u32) -> mpsc::Receiver<RoundInvitation> {
-    let (invitations, handed_over) = mpsc::channel(8);
-    let identity = fleet.join(TokenRole::Device, name).await;
-    let mut session = Session::open(fleet, &identity, hello(name)).await.unwrap();
-    tokio::spawn(async move {
-        while let Ok(Some(message)) = session.next().await {
-            match message {
-                gateway_message::Message::Desired(DesiredState { models, .. }) => {
-                    let models = models.iter().map(|model| installed(model, bad)).collect();
-                    let state = ObservedState {
-                        models,
-                        disk_free_bytes: 1 << 30,
-                    };
-                    session.send(device_message::Message::Observed(state)).await;
-                }
-                gateway_message::Message::Invitation(invitation) => {
-                    let ticket = RoundTicket::decode(invitation.ticket.as_ref().unwrap().ticket.as_slice()).unwrap();
-                    let no = InvitationRefused {
-                        reason: RefusalReason::NotIdle.into(),
-                        detail: "harvest".into(),
-                    };
-                    let reply = InvitationReply {
-                        round: ticket.round,
-                        reply: Some(invitation_reply::Reply::Refused(no)),
-                    };
-                    session.send(device_message::Message::InvitationReply(reply)).await;
-                    // Most tests have no use for it.
-                    let _ = invitations.send(invitation).await;
-                }
-                _ => {}
-            }
-        }
-    });
-    handed_over
 }
 
 /// Watches to the end.

@@ -1,87 +1,14 @@
 //! Sessions: fences, greetings, and what a lying device gets.
 
-use fieldfare_proto::PROTOCOL_VERSION;
+use fieldfare_controller_peers::device::{Session, hello, message, profile};
+use fieldfare_controller_peers::{Fleet, refusal};
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
 use fieldfare_proto::v1::{
-    DeviceMessage, GatewayMessage, GetDeviceRequest, Heartbeat, Hello, ObservedModel, ObservedState, TokenRole,
-    TrainingReadiness, Welcome, device_message, gateway_message,
+    GetDeviceRequest, Heartbeat, Hello, ObservedModel, ObservedState, TokenRole, device_message, gateway_message,
 };
-use fieldfare_tls::Identity;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
-
-use crate::fixture::{Fleet, PATIENCE, profile, refusal};
-
-/// A device's side of one session.
-pub(crate) struct Session {
-    pub(crate) out: mpsc::Sender<DeviceMessage>,
-    incoming: Streaming<GatewayMessage>,
-    pub(crate) welcome: Welcome,
-}
-
-pub(crate) fn hello(site: &str) -> Hello {
-    Hello {
-        labels: [("site".to_owned(), site.to_owned())].into(),
-        protocol_version: PROTOCOL_VERSION,
-        agent_version: "0.1.0".into(),
-        profile: Some(profile("raspberry-pi-5", 8 << 30)),
-        training: Some(TrainingReadiness {
-            consent: true,
-            idle: true,
-            available_memory_bytes: 1 << 30,
-            busy: false,
-        }),
-        ..Hello::default()
-    }
-}
-
-pub(crate) fn message(message: device_message::Message) -> DeviceMessage {
-    DeviceMessage { message: Some(message) }
-}
-
-impl Session {
-    pub(crate) async fn open(fleet: &Fleet, device: &Identity, hello: Hello) -> Result<Self, Status> {
-        let (out, stream) = mpsc::channel(8);
-        out.send(message(device_message::Message::Hello(hello))).await.unwrap();
-        let channel = fleet.channel(device).await;
-        let incoming = DeviceGatewayClient::new(channel)
-            .session(ReceiverStream::new(stream))
-            .await?
-            .into_inner();
-        let mut session = Self {
-            out,
-            incoming,
-            welcome: Welcome::default(),
-        };
-        match session.next().await? {
-            Some(gateway_message::Message::Welcome(welcome)) => session.welcome = welcome,
-            other => panic!("no welcome: {other:?}"),
-        }
-        Ok(session)
-    }
-
-    pub(crate) async fn next(&mut self) -> Result<Option<gateway_message::Message>, Status> {
-        let next = tokio::time::timeout(PATIENCE, self.incoming.message())
-            .await
-            .expect("the gateway answers");
-        Ok(next?.and_then(|message| message.message))
-    }
-
-    pub(crate) async fn send(&self, said: device_message::Message) {
-        // A stream that has ended is noticed at the next message.
-        let _ = self.out.send(message(said)).await;
-    }
-
-    /// Reads to the end of the stream.
-    async fn end(mut self) -> Result<Option<gateway_message::Message>, Status> {
-        let mut last = None;
-        while let Some(message) = self.next().await? {
-            last = Some(message);
-        }
-        Ok(last)
-    }
-}
+use tonic::Code;
 
 #[tokio::test]
 async fn a_newer_session_fences_the_older_one_off() {
