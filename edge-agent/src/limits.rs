@@ -165,3 +165,6 @@ pub const READINESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long one answer of a trainer may take.
 pub const TRAINER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Shortest context that a release is installed for, in tokens, unless the model itself has less: a question and its answer.
+pub const MIN_CONTEXT: u32 = 64;

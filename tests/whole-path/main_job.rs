@@ -40,7 +40,11 @@ fn a_fleet_gets_a_better_model_and_a_second_run_that_learns_nothing_is_refused()
     );
 
     let judged: Vec<_> = run.array("evaluations").iter().collect();
-    assert_eq!(judged.len(), variants.len(), "every variant in use is judged: {judged:?}");
+    assert_eq!(
+        judged.len(),
+        variants.len(),
+        "every variant in use is judged: {judged:?}"
+    );
     assert!(judged.iter().all(|judged| judged["passed"] == true), "{judged:?}");
 
     let phases: Vec<&str> = run

@@ -24,8 +24,10 @@ fn eight_senders_improve_a_story_model() {
             .iter()
             .take(MESSAGES)
             .map(|text| serde_json::json!({ "text": text }).to_string());
+        // Senders are known by hashes; a device's name is shorter than one.
+        let name: String = sender.chars().take(8).collect();
         fs::write(
-            folder.join(format!("sender-{sender}.jsonl")),
+            folder.join(format!("sender-{name}.jsonl")),
             lines.collect::<Vec<_>>().join("\n"),
         )
         .expect("written");

@@ -6,6 +6,7 @@ use fieldfare_proto::v1;
 use fieldfare_release::{Sha256Digest, TargetName};
 use tokio::time::Instant;
 
+use super::context::context_within;
 use super::kept::Unresolved;
 use super::repository::{RepositoryError, Resolved};
 use super::task::{InstallError, Installer, Report};
@@ -164,12 +165,7 @@ impl Installer {
             .variant(&name)
             .ok_or_else(|| format!("the release has no variant {name}"))?;
         let allowed = self.parts.settings.borrow().model_memory;
-        let needed = variant.requirements.memory_bytes;
-        if needed > allowed.get() {
-            return Err(format!(
-                "variant {name} needs {needed} bytes of memory, and its owner allows {allowed}"
-            ));
-        }
+        context_within(variant, allowed.get())?;
         let release = ReleaseId {
             model: manifest
                 .model

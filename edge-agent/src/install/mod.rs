@@ -2,14 +2,18 @@
 
 mod assign;
 mod bytes;
+mod context;
+mod download;
 mod kept;
 mod probes;
+mod processes;
 mod repository;
 mod steps;
 mod task;
 
 pub(crate) use bytes::digest;
 pub use bytes::{BytesError, Described, Shelf};
+pub use download::Fetched;
 pub use kept::install_policy;
-pub use repository::{Fetched, RemoteRepository, RepositoryError, Resolved};
+pub use repository::{RemoteRepository, RepositoryError, Resolved};
 pub use task::{Desired, InstallError, Installer, Parts, View};

@@ -9,10 +9,12 @@ use fieldfare_release::TargetName;
 use tokio::sync::watch;
 
 use super::bytes::{BytesError, Described, Shelf};
+use super::context::context_within;
+use super::download::Fetched;
 use super::probes;
-use super::repository::{Fetched, RemoteRepository, RepositoryError, Resolved};
+use super::repository::{RemoteRepository, RepositoryError, Resolved};
 use crate::clock;
-use crate::limits::{OUTAGE_RETRY_MAX, RECONNECT_BASE, SERVE_ADDRESS_SPACE_SLACK};
+use crate::limits::{MIN_CONTEXT, OUTAGE_RETRY_MAX, RECONNECT_BASE, SERVE_ADDRESS_SPACE_SLACK};
 use crate::process::{self, Binary};
 use crate::serving::protocol::Load;
 use crate::serving::{Engine, Served, StartError};
@@ -73,7 +75,7 @@ where
     let mut failures = 0;
     loop {
         match attempt().await {
-            Err(error @ (RepositoryError::Fetch { .. } | RepositoryError::Silent { .. })) => {
+            Err(error) if error.is_outage() => {
                 failures += 1;
                 tracing::warn!(
                     error = process::chain(&error),
@@ -210,6 +212,8 @@ impl Tools {
         let load = Load {
             weights: self.shelf.artifact(&weights.sha256),
             adapter: adapter.map(|adapter| self.shelf.artifact(&adapter.sha256)),
+            // What is installed is served also where the owner has granted less since then.
+            context: context_within(&described.variant, self.model_memory).unwrap_or(MIN_CONTEXT),
             address_space: bytes
                 .saturating_add(self.model_memory)
                 .saturating_add(SERVE_ADDRESS_SPACE_SLACK),

@@ -89,7 +89,8 @@ fn say(output: &mut impl Write, answer: &Answer) -> Result<(), ChildError> {
 /// Loads a release, after giving up the address space that it has no use for.
 fn open(load: &Load) -> Result<Engine, String> {
     process::limit_address_space(load.address_space).map_err(|error| format!("the address space limit: {error}"))?;
-    let mut engine = Engine::open(&load.weights).map_err(|error| process::chain(&error))?;
+    let mut engine =
+        Engine::open_within(&load.weights, load.context as usize).map_err(|error| process::chain(&error))?;
     if let Some(path) = &load.adapter {
         let adapter = read_adapter(path, &engine)?;
         engine

@@ -53,6 +53,8 @@ pub struct Load {
     pub adapter: Option<PathBuf>,
     /// Most bytes of address space that the process may take.
     pub address_space: u64,
+    /// Most tokens of a sequence: as many as the memory is enough for that the owner grants.
+    pub context: u32,
 }
 
 /// What to continue.

@@ -1,7 +1,7 @@
 //! The serving process: the real binary with a real model.
 
 use fieldfare_agent::example::Example;
-use fieldfare_agent::serving::protocol::{Blame, Load, Options, Prompt};
+use fieldfare_agent::serving::protocol::{Blame, Finish, Load, Options, Prompt};
 use fieldfare_agent::serving::{Engine, Piece, RequestError, StartError};
 
 use crate::{binary, stories};
@@ -11,6 +11,7 @@ fn load(weights: std::path::PathBuf) -> Load {
         weights,
         adapter: None,
         address_space: 8 << 30,
+        context: u32::MAX,
     }
 }
 
@@ -58,6 +59,23 @@ async fn an_evaluation_measures_loss_and_exact_answers() {
     let measured = engine.evaluate(examples).await.unwrap();
     assert_eq!((measured.examples, measured.completions, measured.exact), (2, 1, 0));
     assert!(measured.loss().unwrap() > 0.0 && measured.tokens > 10);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sequences_end_where_the_granted_memory_does() {
+    let Some(weights) = stories() else { return };
+    let load = Load {
+        context: 20,
+        ..load(weights)
+    };
+    let engine = Engine::start(&binary(), load).await.unwrap();
+    assert_eq!(engine.context(), 20);
+    let asked = engine.generate(Prompt::Text("Once upon a time".into()), Options::greedy(100));
+    let (text, summary) = asked.unwrap().whole().await.unwrap();
+    assert!(CONTINUATION.starts_with(&text) && !text.is_empty(), "{text}");
+    assert_eq!(summary.finish, Finish::Length);
+    assert!(summary.prompt_tokens + summary.completion_tokens <= 21, "{summary:?}");
     engine.stop().await;
 }
 

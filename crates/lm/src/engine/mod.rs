@@ -145,6 +145,16 @@ impl Engine {
         Self::load(Arc::new(Mapping::open(path).map_err(open_error)?))
     }
 
+    /// [`Self::open`] for sequences of at most `context` tokens, where the model itself would hold more: the key-value cache of a
+    /// sequence grows no further.
+    pub fn open_within(path: &Path, context: usize) -> Result<Self, LoadError> {
+        let mut engine = Self::open(path)?;
+        if let Some(model) = Arc::get_mut(&mut engine.model) {
+            model.config.context = model.config.context.min(context);
+        }
+        Ok(engine)
+    }
+
     /// Loads a GGUF file from memory.
     pub fn from_bytes(file: &[u8]) -> Result<Self, LoadError> {
         Self::load(Arc::new(Mapping::from_bytes(file)))
