@@ -3,6 +3,7 @@
 //! A round goes select, configure, collect, aggregate, evaluate, and is committed or abandoned; an abandoned round is
 //! tried again with another cohort. The job machine holds the one round that is under way.
 
+mod cohort;
 mod eligibility;
 mod event;
 mod machine;
