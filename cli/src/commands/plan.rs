@@ -16,7 +16,7 @@ use fieldfare_proto::v1;
 use serde::Serialize;
 
 use super::Session;
-use super::devices::{VariantView, described};
+use super::devices::{SpeedView, VariantView, described};
 use crate::args::{Global, at_least_one, not_negative};
 use crate::exit::Advice;
 use crate::output::{bytes, rate, show, table};
@@ -117,6 +117,7 @@ struct Row {
     chosen: Option<String>,
     tokens_per_second: Option<f64>,
     bounded_by: Option<String>,
+    speed: SpeedView,
     variants: Vec<VariantView>,
 }
 
@@ -254,17 +255,15 @@ fn architecture(config: &DecoderConfig, gguf: &Gguf) -> Result<Architecture> {
 
 fn row(profile: &CapabilityProfile, report: &PlacementReport) -> Row {
     let choice = report.choice();
+    let wire = v1::PlacementReport::from(report);
     Row {
         device: described(profile),
         model_memory_bytes: profile.model_memory.get(),
         chosen: choice.map(|variant| variant.name.to_string()),
         tokens_per_second: choice.map(|variant| variant.prediction.tokens_per_second.get()),
         bounded_by: choice.map(|variant| variant.prediction.bottleneck.to_string()),
-        variants: v1::PlacementReport::from(report)
-            .variants
-            .into_iter()
-            .map(VariantView::of)
-            .collect(),
+        speed: SpeedView::of(&wire),
+        variants: wire.variants.into_iter().map(VariantView::of).collect(),
     }
 }
 
@@ -315,6 +314,7 @@ async fn of_fleet(session: &Session, release: &str, arguments: &Arguments) -> Re
             chosen: chosen.map(|variant| variant.variant.clone()),
             tokens_per_second: chosen.map(|variant| variant.predicted_tokens_per_second),
             bounded_by: chosen.map(|variant| variant.bottleneck.clone()),
+            speed: SpeedView::of(&report),
             variants: report.variants.into_iter().map(VariantView::of).collect(),
         }
     });

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 pub use progress::Progress;
-pub use table::{bytes, digest, rate, since, table};
+pub use table::{bytes, rate, since, table};
 
 use crate::args::Format;
 

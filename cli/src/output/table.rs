@@ -26,11 +26,6 @@ pub fn bytes(size: u64) -> String {
     ByteSize::new(size).to_string()
 }
 
-/// The first twelve digits of a digest: enough to tell releases apart.
-pub fn digest(sha256: &[u8]) -> String {
-    hex::encode(sha256).chars().take(12).collect()
-}
-
 /// Tokens per second.
 pub fn rate(tokens_per_second: f64) -> String {
     match tokens_per_second {

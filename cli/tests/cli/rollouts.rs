@@ -48,7 +48,13 @@ async fn a_good_release_goes_out_and_a_bad_one_comes_back() {
     let why = home.json("devices explain north").await;
     assert_eq!(why["deployments"][0]["code"], "on_target");
     assert_eq!(why["deployments"][0]["target_variant"], "q8-0");
-    assert!(home.ok("devices explain north").await.contains("q8-0"));
+    assert_eq!(why["deployments"][0]["speed"]["learned_from_devices"], 2);
+    let why = home.ok("devices explain north").await;
+    assert!(why.contains("q8-0"), "{why}");
+    assert!(
+        why.contains("2 devices of its class reach 0.50 times the roofline's speed"),
+        "{why}"
+    );
     let plan = home
         .json("plan --release farm-alert -l site=north --context-tokens 128")
         .await;

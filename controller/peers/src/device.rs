@@ -131,7 +131,8 @@ pub struct Obedient {
 }
 
 impl Obedient {
-    fn installed(self, model: &DesiredModel) -> ObservedModel {
+    /// What it reports of a model that it was told to run.
+    pub fn installed(self, model: &DesiredModel) -> ObservedModel {
         let release = number(&model.manifest_target);
         let matched = if release == self.bad { 0 } else { 10 };
         let evidence = GateEvidence {

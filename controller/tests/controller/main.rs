@@ -10,4 +10,5 @@ mod publication;
 mod rollouts;
 mod services;
 mod sessions;
+mod speed;
 mod telemetry;

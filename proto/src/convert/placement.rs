@@ -37,6 +37,8 @@ impl From<&PlacementReport> for v1::PlacementReport {
         Self {
             chosen: report.chosen.as_ref().map(ToString::to_string).unwrap_or_default(),
             variants: report.variants.iter().map(v1::VariantPlacement::from).collect(),
+            speed_correction: report.correction.get(),
+            speed_correction_devices: 0,
         }
     }
 }

@@ -370,6 +370,12 @@ pub struct PlacementReport {
     pub chosen: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "2")]
     pub variants: ::prost::alloc::vec::Vec<VariantPlacement>,
+    /// What the predicted speeds were multiplied with: what devices like this one really reach, 0.01 to 2; 1 where nothing is known.
+    #[prost(double, tag = "3")]
+    pub speed_correction: f64,
+    /// Devices whose reports taught that; 0 where nothing is known.
+    #[prost(uint32, tag = "4")]
+    pub speed_correction_devices: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VariantPlacement {

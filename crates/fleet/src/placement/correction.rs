@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::roofline::predict;
+use super::variant::VariantSpec;
 use crate::limits::CORRECTION_RANGE;
-use crate::{Fraction, TokensPerSecond};
+use crate::{Capacity, Fraction, TokensPerSecond};
 
 /// Ratio of the speed that devices of a class reach to the speed that the roofline predicts, 0.01 to 2.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -18,6 +20,17 @@ pub struct SpeedObservation {
     pub predicted: TokensPerSecond,
     /// The device's report.
     pub measured: TokensPerSecond,
+}
+
+impl SpeedObservation {
+    /// A device's report on a variant that it runs, beside the roofline's prediction. Devices measure themselves on short prompts:
+    /// the prediction is that for an empty cache, lest a long context be credited with the speed of a short one.
+    pub fn of(capacity: &Capacity, variant: &VariantSpec, measured: TokensPerSecond) -> Self {
+        Self {
+            predicted: predict(capacity, variant, 0, Correction::NONE).tokens_per_second,
+            measured,
+        }
+    }
 }
 
 impl Correction {
@@ -39,19 +52,15 @@ impl Correction {
         Self::new(efficiency.get())
     }
 
-    /// The median ratio of the observations, which no minority of lying devices moves beyond what honest ones report;
-    /// none without observations.
-    pub fn learned(observations: &[SpeedObservation]) -> Option<Self> {
-        let usable = observations.iter().filter(|o| o.predicted.get() > 0.0);
-        let mut ratios: Vec<f64> = usable.map(|o| o.measured.get() / o.predicted.get()).collect();
-        ratios.sort_by(f64::total_cmp);
-        let middle = ratios.len() / 2;
-        let median = match ratios.len() {
-            0 => return None,
-            n if n % 2 == 1 => ratios[middle],
-            _ => f64::midpoint(ratios[middle - 1], ratios[middle]),
+    /// What the devices of a class observed, each its own: the median of the devices' ratios of measured to predicted speed, which
+    /// no minority of lying devices moves beyond what honest ones report. A device has one vote, however many models it runs: the
+    /// median of its own. None without observations.
+    pub fn learned(devices: &[Vec<SpeedObservation>]) -> Option<Self> {
+        let ratio = |observed: &Vec<SpeedObservation>| {
+            let usable = observed.iter().filter(|o| o.predicted.get() > 0.0);
+            median(usable.map(|o| o.measured.get() / o.predicted.get()).collect())
         };
-        Some(Self::new(median))
+        median(devices.iter().filter_map(ratio).collect()).map(Self::new)
     }
 
     /// The factor.
@@ -59,6 +68,19 @@ impl Correction {
         self.0
     }
 }
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}
+
+// The number is never NaN.
+impl Eq for Correction {}
 
 impl Default for Correction {
     fn default() -> Self {

@@ -70,6 +70,8 @@ pub struct PlacementReport {
     pub chosen: Option<VariantName>,
     /// Every variant, in the order in which it was given.
     pub variants: Vec<VariantReport>,
+    /// What the predicted speeds were multiplied with: what devices like this one really reach.
+    pub correction: Correction,
 }
 
 impl PlacementReport {
@@ -122,7 +124,11 @@ pub fn place(
         }
     };
     let variants = examined.into_iter().enumerate().map(report).collect();
-    PlacementReport { chosen, variants }
+    PlacementReport {
+        chosen,
+        variants,
+        correction,
+    }
 }
 
 /// Everything that speaks against a variant; empty where it is eligible.

@@ -200,13 +200,55 @@ fn the_five_devices_do_not_all_run_the_same_variant_of_llama_2() {
     );
 }
 
+fn observation(predicted: f64, measured: f64) -> SpeedObservation {
+    SpeedObservation {
+        predicted: TokensPerSecond::clamped(predicted),
+        measured: TokensPerSecond::clamped(measured),
+    }
+}
+
+#[test]
+fn a_device_has_one_vote_however_many_models_it_runs() {
+    let liar = vec![observation(100.0, 1e6); 9];
+    let honest = vec![observation(100.0, 60.0)];
+    let learned = Correction::learned(&[liar, honest.clone(), honest]);
+    assert_eq!(learned, Some(Correction::new(0.6)));
+    // Of its own models it is the median, too; what was predicted to stand still says nothing.
+    let mixed = vec![
+        observation(100.0, 50.0),
+        observation(10.0, 6.0),
+        observation(1.0, 0.7),
+        observation(0.0, 9.0),
+    ];
+    assert_eq!(Correction::learned(&[mixed]), Some(Correction::new(0.6)));
+}
+
+#[test]
+fn what_was_learned_from_one_variant_is_expected_of_the_others() {
+    let variants = [variant("q8", 20, 1.01), variant("q4", 10, 1.05)];
+    // 17.068e9 B/s over 1000 MiB are 16.28 tok/s with an empty cache; the device reached half of it with q4.
+    let seen = SpeedObservation::of(&pi(), &variants[1], TokensPerSecond::clamped(8.14));
+    assert!((seen.predicted.get() - 16.277).abs() < 0.001, "{seen:?}");
+    let learned = Correction::learned(&[vec![seen]]).unwrap();
+    assert!((learned.get() - 0.5).abs() < 0.001, "{learned:?}");
+    let before = place(&pi(), &variants, &requirements(5.0), Correction::NONE);
+    let after = place(&pi(), &variants, &requirements(5.0), learned);
+    assert_eq!(
+        (before.chosen, after.chosen.clone()),
+        (Some(name("q8")), Some(name("q4")))
+    );
+    assert_eq!((before.correction, after.correction), (Correction::NONE, learned));
+    let Verdict::Refused { reasons } = &after.variants[0].verdict else {
+        panic!("{after:?}")
+    };
+    assert!(matches!(reasons[..], [Reason::TooSlow { .. }]), "{reasons:?}");
+}
+
 #[test]
 fn a_lying_minority_does_not_move_the_correction() {
-    let observation = |measured: f64| SpeedObservation {
-        predicted: TokensPerSecond::clamped(100.0),
-        measured: TokensPerSecond::clamped(measured),
-    };
+    let observation = |measured: f64| vec![observation(100.0, measured)];
     assert_eq!(Correction::learned(&[]), None);
+    assert_eq!(Correction::learned(&[Vec::new()]), None);
     let honest = [61.0, 60.0, 62.0].map(observation);
     assert_eq!(Correction::learned(&honest), Some(Correction::new(0.61)));
     let with_liars = [61.0, 60.0, 62.0, 1e6, 1e6].map(observation);
@@ -281,6 +323,18 @@ proptest! {
         if let Some(before) = loss(&small) {
             prop_assert!(loss(&large).is_some_and(|after| after <= before));
         }
+    }
+
+    #[test]
+    fn a_correction_lies_within_its_bounds_and_between_what_was_seen(
+        seen in prop::collection::vec((0.001f64..1e6, 0.0f64..1e6), 1..9),
+    ) {
+        let devices: Vec<_> = seen.iter().map(|(predicted, measured)| vec![observation(*predicted, *measured)]).collect();
+        let learned = Correction::learned(&devices).unwrap().get();
+        let (least, most) = crate::limits::CORRECTION_RANGE;
+        prop_assert!((least..=most).contains(&learned));
+        let bounded = |(predicted, measured): &(f64, f64)| (measured / predicted).clamp(least, most);
+        prop_assert!(seen.iter().any(|pair| bounded(pair) <= learned) && seen.iter().any(|pair| bounded(pair) >= learned));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `fieldfare devices`: enrolled machines, what they run, and why.
 
+mod explain;
+
 use std::collections::BTreeMap;
 
 use anyhow::Result;
@@ -8,10 +10,12 @@ use fieldfare_fleet::CapabilityProfile;
 use fieldfare_proto::v1;
 use serde::Serialize;
 
+pub use explain::{SpeedView, VariantView};
+
 use super::Session;
 use crate::clock;
 use crate::limits::PAGE_SIZE;
-use crate::output::{bytes, digest, note, rate, show, since, table};
+use crate::output::{note, show, since, table};
 
 /// What to do with devices.
 #[derive(Debug, Subcommand)]
@@ -190,7 +194,7 @@ pub async fn run(session: &Session, action: Action) -> Result<()> {
                 .await?;
             show(format, &View::of(device), details)
         }
-        Action::Explain { device } => explain(session, device).await,
+        Action::Explain { device } => explain::explain(session, device).await,
         Action::Approve { device } => {
             let request = v1::ApproveDeviceRequest { device };
             let device = client
@@ -298,130 +302,4 @@ fn details(view: &View) -> String {
         .map(|(name, value)| format!("{name:<10} {value}"))
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-#[derive(Serialize)]
-struct Explanation {
-    device: String,
-    connected: bool,
-    deployments: Vec<DeploymentExplanation>,
-}
-
-#[derive(Serialize)]
-struct DeploymentExplanation {
-    deployment: String,
-    code: String,
-    summary: String,
-    target_manifest: String,
-    target_variant: String,
-    variants: Vec<VariantView>,
-}
-
-/// One variant in a placement report.
-#[derive(Clone, Debug, Serialize)]
-pub struct VariantView {
-    /// Its name.
-    pub variant: String,
-    /// `chosen`, `eligible` or `refused`.
-    pub verdict: &'static str,
-    /// Why it is not chosen; empty when it is.
-    pub why: Vec<String>,
-    /// Predicted.
-    pub tokens_per_second: f64,
-    /// Weights, cache and working memory.
-    pub memory_bytes: u64,
-    /// Held-out loss, where it was measured.
-    pub loss_nats_per_token: Option<f64>,
-}
-
-impl VariantView {
-    /// The view of one entry.
-    pub fn of(placement: v1::VariantPlacement) -> Self {
-        use v1::variant_placement::Verdict;
-        let (verdict, why) = match placement.verdict {
-            Some(Verdict::Chosen(_)) => ("chosen", Vec::new()),
-            Some(Verdict::Eligible(eligible)) => ("eligible", vec![format!("{} is better", eligible.better)]),
-            Some(Verdict::Refused(refused)) => (
-                "refused",
-                refused.reasons.into_iter().map(|reason| reason.detail).collect(),
-            ),
-            None => ("unknown", Vec::new()),
-        };
-        Self {
-            variant: placement.variant,
-            verdict,
-            why,
-            tokens_per_second: placement.predicted_tokens_per_second,
-            memory_bytes: placement.memory_bytes,
-            loss_nats_per_token: placement.loss_nats_per_token,
-        }
-    }
-}
-
-async fn explain(session: &Session, device: String) -> Result<()> {
-    let request = v1::ExplainDeviceRequest { device };
-    let answer = session
-        .client
-        .call(
-            request,
-            |mut api, request| async move { api.explain_device(request).await },
-        )
-        .await?;
-    let device = answer.device.unwrap_or_default();
-    let view = Explanation {
-        device: device.name,
-        connected: device.connected,
-        deployments: answer
-            .deployments
-            .into_iter()
-            .map(|deployment| DeploymentExplanation {
-                deployment: deployment.deployment,
-                code: deployment.code,
-                summary: deployment.summary,
-                target_manifest: deployment.target_manifest,
-                target_variant: deployment.target_variant,
-                variants: deployment
-                    .placement
-                    .unwrap_or_default()
-                    .variants
-                    .into_iter()
-                    .map(VariantView::of)
-                    .collect(),
-            })
-            .collect(),
-    };
-    show(session.format, &view, |view| {
-        if view.deployments.is_empty() {
-            return format!("{}: no deployment selects it", view.device);
-        }
-        view.deployments.iter().map(explained).collect::<Vec<_>>().join("\n\n")
-    })
-}
-
-fn explained(deployment: &DeploymentExplanation) -> String {
-    let variants = table(
-        ["variant", "verdict", "tokens/s", "memory", "why"],
-        deployment.variants.iter().map(|variant| {
-            [
-                variant.variant.clone(),
-                variant.verdict.to_owned(),
-                rate(variant.tokens_per_second),
-                bytes(variant.memory_bytes),
-                variant.why.join("; "),
-            ]
-        }),
-    );
-    let target = match deployment.target_variant.as_str() {
-        "" => "no variant fits".to_owned(),
-        variant => format!("{} {variant}", deployment.target_manifest),
-    };
-    format!(
-        "{}: {}\ntarget: {target}\n{variants}",
-        deployment.deployment, deployment.summary
-    )
-}
-
-/// The beginning of a digest given as bytes; empty for none.
-pub fn short(sha256: &[u8]) -> String {
-    digest(sha256)
 }

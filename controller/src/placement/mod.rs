@@ -1,18 +1,19 @@
 //! Placement: asks `fieldfare-fleet` which variant a class of devices runs, with what devices of that class really reach.
 
+mod speed;
+
 use std::collections::BTreeMap;
 
-use fieldfare_fleet::placement::{
-    Correction, PlacementReport, Requirements, SpeedObservation, VariantSpec, place, predict,
-};
-use fieldfare_fleet::{DeploymentName, ProfileClass, Provenance, TokensPerSecond, VariantName};
+use fieldfare_fleet::placement::{PlacementReport, Requirements, VariantSpec, place};
+use fieldfare_fleet::{DeploymentName, ProfileClass, VariantName};
 use fieldfare_proto::v1::{self, DeploymentSpec, ReleaseRecord};
 
 use crate::mirror::Records;
 use crate::plane::ControlPlane;
 use crate::refusal::Refusal;
 use crate::repository::manifests::{release_id, variant_specs};
-use crate::rollout::desired::{Member, members, selector};
+use crate::rollout::desired::{members, selector};
+use speed::Learned;
 
 /// A release's variants, ready to be placed under the requirements of a deployment.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ pub struct Placement {
     /// The manifest's own names of the variants, by the fleet's.
     names: BTreeMap<VariantName, String>,
     requirements: Requirements,
-    corrections: BTreeMap<ProfileClass, Correction>,
+    learned: BTreeMap<ProfileClass, Learned>,
 }
 
 /// The requirements in a deployment's specification.
@@ -50,13 +51,12 @@ impl Placement {
         let variants = variant_specs(&manifest)?;
         let own = manifest.variants.iter().map(|variant| variant.name.to_string());
         let names: BTreeMap<_, _> = variants.iter().map(|spec| spec.name.clone()).zip(own).collect();
-        let corrections = corrections(&plane.mirror.read(), manifest_target, &variants, &names, &requirements);
         Ok(Self {
             manifest_target: manifest_target.to_owned(),
             variants,
             names,
             requirements,
-            corrections,
+            learned: speed::learned(plane).await,
         })
     }
 
@@ -66,8 +66,12 @@ impl Placement {
     }
 
     fn place(&self, class: &ProfileClass) -> PlacementReport {
-        let correction = self.corrections.get(class).copied().unwrap_or_default();
+        let correction = self.learned(class).correction;
         place(&class.capacity(), &self.variants, &self.requirements, correction)
+    }
+
+    fn learned(&self, class: &ProfileClass) -> Learned {
+        self.learned.get(class).copied().unwrap_or_default()
     }
 
     /// The variant that devices of a class run, by its name in the manifest; none where none fits.
@@ -88,6 +92,7 @@ impl Placement {
             }
         };
         let mut report = v1::PlacementReport::from(&self.place(class));
+        report.speed_correction_devices = self.learned(class).devices;
         own(&mut report.chosen);
         for variant in &mut report.variants {
             own(&mut variant.variant);
@@ -97,45 +102,6 @@ impl Placement {
         }
         report
     }
-}
-
-/// What devices of each class reach with variants of this release, as a factor on the roofline. A device that stands in for
-/// another machine says nothing about that machine's speed.
-fn corrections(
-    records: &Records,
-    manifest_target: &str,
-    variants: &[VariantSpec],
-    names: &BTreeMap<VariantName, String>,
-    requirements: &Requirements,
-) -> BTreeMap<ProfileClass, Correction> {
-    let mut seen: BTreeMap<ProfileClass, Vec<SpeedObservation>> = BTreeMap::new();
-    for (id, status) in &records.device_status {
-        let reports = status.observed.iter().flat_map(|observed| &observed.models);
-        for report in reports.filter(|report| report.running_manifest_target == manifest_target) {
-            let speed = report
-                .evidence
-                .and_then(|evidence| evidence.tokens_per_second)
-                .unwrap_or(0.0);
-            let variant = variants
-                .iter()
-                .find(|variant| names.get(&variant.name) == Some(&report.running_variant));
-            let (Some(variant), true) = (variant, speed > 0.0) else {
-                continue;
-            };
-            let Some(member) = Member::of(*id, records).filter(|m| m.profile.provenance == Provenance::Measured) else {
-                continue;
-            };
-            let capacity = member.class.capacity();
-            let predicted = predict(&capacity, variant, requirements.context, Correction::NONE).tokens_per_second;
-            let measured = TokensPerSecond::clamped(speed);
-            seen.entry(member.class)
-                .or_default()
-                .push(SpeedObservation { predicted, measured });
-        }
-    }
-    seen.into_iter()
-        .filter_map(|(class, speeds)| Correction::learned(&speeds).map(|c| (class, c)))
-        .collect()
 }
 
 /// Variants that the devices of a deployment run now, each once, in the order of their names.
