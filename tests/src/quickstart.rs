@@ -6,7 +6,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use rustix::process::{Pid, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::Value;
 
 use crate::binaries::fieldfare;
@@ -114,6 +116,40 @@ impl Quickstart {
     }
 }
 
+/// Processes that outlive their run.
+#[derive(Debug)]
+pub struct Kept(Vec<OwnedFd>);
+
+impl Kept {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Stops them as an operator would, and waits for their end. True when all of them ended in time.
+    fn stop(&mut self) -> bool {
+        for process in &self.0 {
+            // One that ended already needs no signal.
+            let _ = rustix::process::pidfd_send_signal(process, Signal::TERM);
+        }
+        let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+        self.0.drain(..).all(|process| {
+            let mut ended = [PollFd::new(&process, PollFlags::IN)];
+            matches!(rustix::event::poll(&mut ended, Some(&patience)), Ok(1))
+        })
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let ended = self.stop();
+        assert!(
+            ended || std::thread::panicking(),
+            "a process did not end within 30 s of SIGTERM"
+        );
+    }
+}
+
 impl Finished {
     /// Exit code of the run.
     ///
@@ -132,6 +168,31 @@ impl Finished {
     pub fn array(&self, name: &str) -> &[Value] {
         let array = self.summary[name].as_array();
         array.unwrap_or_else(|| panic!("no array {name:?} in {}\n{}", self.summary, self.progress.join("\n")))
+    }
+
+    /// The processes of a run that was to keep them; they are stopped when this is dropped.
+    ///
+    /// # Panics
+    /// When one of them is gone.
+    pub fn kept(&self) -> Kept {
+        let open = |process: &Value| {
+            let pid = process["pid"]
+                .as_i64()
+                .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+            let pid = pid.unwrap_or_else(|| panic!("no process id in {process}"));
+            rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap_or_else(|error| panic!("{process}: {error}"))
+        };
+        let short_lived = |process: &&Value| {
+            let name = process["name"].as_str().unwrap_or_default();
+            ["enrol", "init", "farm"].iter().any(|word| name.contains(word))
+        };
+        Kept(
+            self.array("processes")
+                .iter()
+                .filter(|process| !short_lived(process))
+                .map(open)
+                .collect(),
+        )
     }
 
     /// Processes of the run that are still there.

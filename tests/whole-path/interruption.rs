@@ -29,7 +29,6 @@ fn ctrl_c_while_the_fleet_enrols() {
 }
 
 #[test]
-#[ignore = "deep tier: most of a whole run"]
 fn ctrl_c_during_a_round() {
     interrupted_at("round 1/");
 }

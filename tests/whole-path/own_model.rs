@@ -1,7 +1,10 @@
 //! A model and data of one's own: stories260K as the base, eight real senders of text messages as the devices.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
+use fieldfare_tests::binaries::fieldfare;
 use fieldfare_tests::data;
 use fieldfare_tests::quickstart::Quickstart;
 
@@ -9,7 +12,6 @@ use fieldfare_tests::quickstart::Quickstart;
 const MESSAGES: usize = 250;
 
 #[test]
-#[ignore = "deep tier: a whole run"]
 fn eight_senders_improve_a_story_model() {
     let Some(shared) = data::shared("eight_senders_improve_a_story_model") else {
         return;
@@ -39,9 +41,24 @@ fn eight_senders_improve_a_story_model() {
         model.to_str().expect("UTF-8"),
         "--data",
         folder.to_str().expect("UTF-8"),
+        "--keep",
     ];
     let run = Quickstart::start(&dir.path().join("run"), &arguments).finish();
     assert_eq!(run.code(), 0, "{}", run.progress.join("\n"));
+
+    // The fleet is still there, and an operator finds it by what the run said.
+    let kept = run.kept();
+    assert_eq!(kept.count(), 8 + 2, "eight devices, the controller and the trainer");
+    assert_eq!(run.summary["kept"], true);
+    let operator = Path::new(run.summary["dir"].as_str().expect("the run's folder")).join("operator");
+    let listed = Command::new(fieldfare())
+        .args(["devices", "list", "--output", "json", "--config"])
+        .arg(&operator)
+        .output()
+        .expect("fieldfare starts");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert_eq!(listed.as_array().map(Vec::len), Some(8), "{listed}");
 
     let devices = run.array("devices");
     assert_eq!(devices.len(), 8);

@@ -30,14 +30,12 @@ pub(crate) fn assert_refused(run: &Finished) {
 }
 
 #[test]
-#[ignore = "deep tier: a whole run"]
 fn a_job_that_drowns_in_noise_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     assert_refused(&Quickstart::start(dir.path(), &["--noise-multiplier", "50"]).finish());
 }
 
 #[test]
-#[ignore = "deep tier: a whole run"]
 fn completions_permuted_among_the_prompts_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");

@@ -13,7 +13,9 @@ const SHORT_DIGEST: usize = 12;
 pub(super) fn comparison(devices: &[Device]) -> String {
     let short = |digest: &str| digest.chars().take(SHORT_DIGEST).collect::<String>();
     table(
-        ["device", "runs", "held out", "before", "after", "weights", "adapter"],
+        [
+            "device", "runs", "held out", "before", "after", "change", "weights", "adapter",
+        ],
         devices.iter().map(|device| {
             [
                 device.name.clone(),
@@ -25,11 +27,21 @@ pub(super) fn comparison(devices: &[Device]) -> String {
                 device.held_out.to_string(),
                 figures(device.loss_before, device.exact_match_before),
                 figures(device.loss_after, device.exact_match_after),
+                change(device),
                 short(&device.weights_sha256),
                 device.adapter_sha256.as_deref().map(short).unwrap_or_default(),
             ]
         }),
     )
+}
+
+/// What the new release changed: the loss in nats per token, exact answers in percentage points.
+fn change(device: &Device) -> String {
+    let difference = |before: Option<f64>, after: Option<f64>| before.zip(after).map(|(before, after)| after - before);
+    let loss = difference(device.loss_before, device.loss_after).map(|change| format!("{change:+.3}"));
+    let exact = difference(device.exact_match_before, device.exact_match_after);
+    let exact = exact.map(|change| format!("{:+.0} points", change * 100.0));
+    loss.into_iter().chain(exact).collect::<Vec<_>>().join(", ")
 }
 
 /// The last words of a run that succeeded.
@@ -99,6 +111,7 @@ mod tests {
             "adapter.farm.r2 q4-0",
             "loss 2.500, exact 0 %",
             "loss 0.500, exact 82 %",
+            "-2.000, +82 points",
             "aaaaaaaaaaaa",
             "bbbbbbbbbbbb",
         ] {
