@@ -256,7 +256,7 @@ async fn whoever_lies_is_turned_away_with_the_reason_and_nothing_is_kept() {
                 &bytes,
             ),
             Code::PermissionDenied,
-            "shown by",
+            "not for",
         ),
         (
             "a ticket for another trainer",
@@ -277,7 +277,7 @@ async fn whoever_lies_is_turned_away_with_the_reason_and_nothing_is_kept() {
             "a ticket signed by the device itself",
             parts(header(good.sign(&device), &bytes), &bytes),
             Code::PermissionDenied,
-            "expected a controller",
+            "not acceptable",
         ),
         (
             "a ticket signed by another fleet's controller",
