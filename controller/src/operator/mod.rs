@@ -175,12 +175,11 @@ impl Operator for OperatorService {
     async fn watch_rollout(&self, request: Request<GetRolloutRequest>) -> Answer<Self::WatchRolloutStream> {
         let (_, request) = self.admit(request).await?;
         let name = deployments::name("deployment", &request.deployment)?;
-        // Asked once before the stream begins, so that a wrong name is an error of the call.
-        self.rollouts.status(name.clone()).await?;
+        // Asked before the stream begins, so that a wrong name is an error of the call.
+        let changes = self.rollouts.follow(name).await?;
         Ok(Response::new(Box::pin(watches::rollout(
             Arc::clone(&self.plane),
-            self.rollouts.clone(),
-            name,
+            changes,
         ))))
     }
 

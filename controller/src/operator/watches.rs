@@ -1,100 +1,82 @@
-//! Watches: the state now, and again after each change, until it is final.
+//! Watches: the state now, and again after each change, until it is final. Nothing here looks at a clock: what time alone changes
+//! of a rollout is told by the task that owns it, and a job changes by its records only.
 
 use std::sync::Arc;
 
-use fieldfare_fleet::{DeploymentName, JobName};
+use fieldfare_fleet::JobName;
 use fieldfare_proto::v1::{Job, RolloutPhase, RolloutStatus};
 use futures_util::Stream;
 use tokio::sync::watch;
 use tonic::Status;
 
 use crate::jobs;
-use crate::limits::TICK;
 use crate::mirror::Topic;
 use crate::plane::ControlPlane;
 use crate::refusal::Refusal;
-use crate::rollout::Rollouts;
 
-/// Where a watch is: what it last told, and whether that was the last thing to tell.
-struct Watching<T> {
+/// Where a watch is.
+struct Watching<N> {
     plane: Arc<ControlPlane>,
-    news: [watch::Receiver<u64>; 2],
-    told: Option<T>,
+    news: watch::Receiver<N>,
+    begun: bool,
     over: bool,
 }
 
-impl<T: PartialEq + Clone> Watching<T> {
-    fn new(plane: Arc<ControlPlane>, topics: [Topic; 2]) -> Self {
-        let news = topics.map(|topic| plane.mirror.subscribe(topic));
+impl<N> Watching<N> {
+    fn new(plane: Arc<ControlPlane>, news: watch::Receiver<N>) -> Self {
         Self {
             plane,
             news,
-            told: None,
+            begun: false,
             over: false,
         }
     }
 
-    /// Ends at news, or after a while: some things change by time alone.
+    /// Ends at once the first time, and then at news.
     async fn news(&mut self) -> Result<(), Status> {
-        let [first, second] = &mut self.news;
-        tokio::select! {
-            () = self.plane.shutdown.cancelled() => return Err(Refusal::ShuttingDown.into()),
-            _ = first.changed() => {}
-            _ = second.changed() => {}
-            () = tokio::time::sleep(TICK) => {}
+        if !std::mem::replace(&mut self.begun, true) {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Takes what there is now; gives it when it differs from what was told.
-    fn offer(&mut self, now: T, over: bool) -> Option<T> {
-        self.over = over;
-        let new = self.told.as_ref() != Some(&now);
-        self.told = Some(now.clone());
-        new.then_some(now)
+        tokio::select! {
+            () = self.plane.shutdown.cancelled() => Err(Refusal::ShuttingDown.into()),
+            changed = self.news.changed() => changed.map_err(|_| Refusal::ShuttingDown.into()),
+        }
     }
 }
 
 /// A rollout until it ends.
 pub(super) fn rollout(
     plane: Arc<ControlPlane>,
-    rollouts: Rollouts,
-    name: DeploymentName,
+    changes: watch::Receiver<RolloutStatus>,
 ) -> impl Stream<Item = Result<RolloutStatus, Status>> + Send {
-    let watching = Watching::<RolloutStatus>::new(plane, [Topic::Desired, Topic::Devices]);
-    futures_util::stream::try_unfold(watching, move |mut watching| {
-        let (rollouts, name) = (rollouts.clone(), name.clone());
-        async move {
-            while !watching.over {
-                if watching.told.is_some() {
-                    watching.news().await?;
-                }
-                let now = rollouts.status(name.clone()).await?;
-                let going = [RolloutPhase::Running, RolloutPhase::Paused, RolloutPhase::RollingBack];
-                let over = !going.contains(&now.phase());
-                if let Some(now) = watching.offer(now, over) {
-                    return Ok(Some((now, watching)));
-                }
-            }
-            Ok(None)
+    let watching = Watching::new(plane, changes);
+    futures_util::stream::try_unfold(watching, |mut watching| async move {
+        if watching.over {
+            return Ok(None);
         }
+        watching.news().await?;
+        let now = watching.news.borrow_and_update().clone();
+        let going = [RolloutPhase::Running, RolloutPhase::Paused, RolloutPhase::RollingBack];
+        watching.over = !going.contains(&now.phase());
+        Ok(Some((now, watching)))
     })
 }
 
 /// A job until it ends.
 pub(super) fn job(plane: Arc<ControlPlane>, name: JobName) -> impl Stream<Item = Result<Job, Status>> + Send {
-    let watching = Watching::<Job>::new(plane, [Topic::Jobs, Topic::Rounds]);
-    futures_util::stream::try_unfold(watching, move |mut watching| {
+    let news = plane.mirror.subscribe(Topic::Jobs);
+    let watching = (Watching::new(plane, news), None::<Job>);
+    futures_util::stream::try_unfold(watching, move |(mut watching, mut told)| {
         let name = name.clone();
         async move {
             while !watching.over {
-                if watching.told.is_some() {
-                    watching.news().await?;
-                }
+                watching.news().await?;
+                // The news are of all jobs.
                 let now = jobs::get(&watching.plane, &name)?;
-                let over = jobs::is_over(now.stage());
-                if let Some(now) = watching.offer(now, over) {
-                    return Ok(Some((now, watching)));
+                watching.over = jobs::is_over(now.stage());
+                if told.as_ref() != Some(&now) {
+                    told = Some(now.clone());
+                    return Ok(Some((now, (watching, told))));
                 }
             }
             Ok(None)

@@ -1,13 +1,14 @@
 //! The task that owns the deciders of all rollouts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fieldfare_fleet::rollout::{Action, Event, Explanation, Rollout};
 use fieldfare_fleet::{DeploymentName, DeviceId, Generation, ProfileClass, Timestamp};
 use fieldfare_proto::v1::{self, DeploymentStatusRecord, RolloutCommand, RolloutRecord};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::desired::{Member, members, selector};
@@ -27,6 +28,7 @@ enum Request {
     Status(DeploymentName, Reply<v1::RolloutStatus>),
     Command(DeploymentName, RolloutCommand, String, Reply<v1::RolloutStatus>),
     Explain(DeploymentName, DeviceId, Reply<Explanation>),
+    Follow(DeploymentName, Reply<watch::Receiver<v1::RolloutStatus>>),
 }
 
 /// A handle on the task.
@@ -51,6 +53,7 @@ impl Rollouts {
             Shell {
                 plane,
                 live: BTreeMap::new(),
+                followed: BTreeMap::new(),
             }
             .run(queue),
         );
@@ -69,6 +72,11 @@ impl Rollouts {
     /// How the rollout of a deployment stands.
     pub async fn status(&self, deployment: DeploymentName) -> Result<v1::RolloutStatus, Refusal> {
         self.ask(|reply| Request::Status(deployment, reply)).await
+    }
+
+    /// How the rollout of a deployment stands, now and after each change, whatever brought it: a record, a device's word, or time.
+    pub async fn follow(&self, deployment: DeploymentName) -> Result<watch::Receiver<v1::RolloutStatus>, Refusal> {
+        self.ask(|reply| Request::Follow(deployment, reply)).await
     }
 
     /// Carries out an operator's command.
@@ -90,6 +98,7 @@ impl Rollouts {
 struct Shell {
     plane: Arc<ControlPlane>,
     live: BTreeMap<DeploymentName, Live>,
+    followed: BTreeMap<DeploymentName, watch::Sender<v1::RolloutStatus>>,
 }
 
 impl Shell {
@@ -99,6 +108,7 @@ impl Shell {
         let mut presence = self.plane.presence.subscribe();
         loop {
             self.step_all().await;
+            self.tell();
             let due = self.next_due();
             tokio::select! {
                 () = self.plane.shutdown.cancelled() => return,
@@ -118,6 +128,21 @@ impl Shell {
                 } => {}
             }
         }
+    }
+
+    /// Tells those who follow a rollout what is new about it.
+    fn tell(&mut self) {
+        let (plane, live) = (&self.plane, &self.live);
+        self.followed.retain(|name, followers| match live.get(name) {
+            _ if followers.is_closed() => false,
+            Some(live) => {
+                let now = status::status(plane, name, live);
+                followers.send_if_modified(|told| std::mem::replace(told, now.clone()) != now);
+                true
+            }
+            // It begins anew from the store in a moment, unless it is gone from there, too.
+            None => plane.mirror.read().rollouts.contains_key(name),
+        });
     }
 
     /// Heartbeats make no news; they are looked at once in a tick.
@@ -229,7 +254,16 @@ impl Shell {
                 };
                 drop(reply.send(answer.ok_or_else(|| Refusal::missing("rollout", &name))));
             }
+            Request::Follow(name, reply) => drop(reply.send(self.follow(name).await)),
         }
+    }
+
+    async fn follow(&mut self, name: DeploymentName) -> Result<watch::Receiver<v1::RolloutStatus>, Refusal> {
+        let now = self.status(&name).await?;
+        Ok(match self.followed.entry(name) {
+            Entry::Occupied(entry) => entry.get().subscribe(),
+            Entry::Vacant(entry) => entry.insert(watch::Sender::new(now)).subscribe(),
+        })
     }
 
     async fn status(&mut self, name: &DeploymentName) -> Result<v1::RolloutStatus, Refusal> {

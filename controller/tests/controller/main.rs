@@ -12,3 +12,4 @@ mod services;
 mod sessions;
 mod speed;
 mod telemetry;
+mod watches;
