@@ -9,12 +9,13 @@ use fieldfare_release::TargetName;
 use serde::{Deserialize, Serialize};
 
 use super::bytes::Shelf;
-use super::repository::Fetched;
+use super::download::Fetched;
+use super::task::InstallError;
 use crate::folder::Folder;
 use crate::limits::{CONFIRM_WINDOW, DISK_RESERVE_BYTES, INSTALL_ATTEMPTS, INSTALL_RETRY, MAX_CRASHES};
 
 /// Schema of `installation.json`.
-const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 1;
 
 /// `installation.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,10 +57,13 @@ impl Kept {
     }
 
     /// What was kept. The policy is this build's: a limit that an update changes holds for what is under way too.
-    pub(super) fn load(folder: &Folder, policy: InstallPolicy) -> Result<Self, FileError> {
+    pub(super) fn load(folder: &Folder, policy: InstallPolicy) -> Result<Self, InstallError> {
         let Some(mut kept) = files::read_json::<Self>(&folder.installation())? else {
             return Ok(Self::new(policy));
         };
+        if kept.schema != SCHEMA {
+            return Err(InstallError::Schema { found: kept.schema });
+        }
         kept.install.policy = policy;
         Ok(kept)
     }
@@ -136,6 +140,25 @@ pub(super) fn observed(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_version_kept_is_refused_and_an_old_policy_is_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::new(place.path());
+        let mut kept = Kept::load(&folder, install_policy()).unwrap();
+        kept.deployment = "soil".to_owned();
+        kept.save(&folder).unwrap();
+        let hasty = InstallPolicy {
+            max_attempts: 1,
+            ..install_policy()
+        };
+        let again = Kept::load(&folder, hasty.clone()).unwrap();
+        assert_eq!((again.deployment.as_str(), &again.install.policy), ("soil", &hasty));
+        kept.schema = SCHEMA + 1;
+        kept.save(&folder).unwrap();
+        let refused = Kept::load(&folder, hasty);
+        assert!(matches!(refused, Err(InstallError::Schema { found: 2 })), "{refused:?}");
+    }
 
     #[test]
     fn releases_are_told_as_the_fleet_writes_them() {

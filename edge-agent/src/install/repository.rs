@@ -1,12 +1,9 @@
 //! The release repository over HTTPS: what may be installed, and its bytes.
 
-use std::io::Read;
-use std::path::Path;
 use std::time::Duration;
 
 use fieldfare_member::files::{self, FileError};
 use fieldfare_release::limits::{MAX_MANIFEST_BYTES, MAX_ROOT_BYTES};
-use fieldfare_release::manifest::Artifact;
 use fieldfare_release::tuf::{
     FileRequest, ListedTarget, Lookup, Purpose, TrustError, TrustedState, Update, UpdateError, VerifiedRepository,
 };
@@ -14,15 +11,12 @@ use fieldfare_release::{ArtifactError, ArtifactVerifier, ManifestError, ReleaseM
 use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, ServerTrust, TimeSource, https_config};
 use futures_util::StreamExt;
 use reqwest::{Client, Response, StatusCode, header};
-use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::bytes::Shelf;
 use crate::clock::now_seconds;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
-use crate::limits::{COPY_CHUNK, DOWNLOAD_SILENCE};
+use crate::limits::DOWNLOAD_SILENCE;
 
 /// Why something of the repository cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +38,16 @@ pub enum RepositoryError {
     Silent {
         /// What was asked for.
         name: String,
+    },
+    /// The server sent less than the signed metadata list.
+    #[error("the server sent {received} of the {listed} bytes of {name}")]
+    BrokenOff {
+        /// What was asked for.
+        name: String,
+        /// Bytes that came, now and before.
+        received: u64,
+        /// Bytes that are listed.
+        listed: u64,
     },
     /// The server answered something else.
     #[error("the server answered {status} for {name}")]
@@ -118,25 +122,21 @@ impl From<TrustError> for RepositoryError {
 }
 
 impl RepositoryError {
+    /// Whether the server was away, now or in the midst of an answer: nobody's failure, to be waited out.
+    pub const fn is_outage(&self) -> bool {
+        matches!(self, Self::Fetch { .. } | Self::Silent { .. } | Self::BrokenOff { .. })
+    }
+
     /// Whether trying the same again may help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Fetch { .. } | Self::Silent { .. } | Self::Write { .. } | Self::File(_) | Self::Client(_) => true,
+            Self::Write { .. } | Self::File(_) | Self::Client(_) => true,
             Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             // Bytes of a name that contains their digest do not change, but a proxy may have broken these.
             Self::Artifact { .. } => true,
-            _ => false,
+            _ => self.is_outage(),
         }
     }
-}
-
-/// How far a download is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fetched {
-    /// Bytes on the disk.
-    pub done: u64,
-    /// Bytes of all artifacts.
-    pub total: u64,
 }
 
 /// A release that may be installed: signed, unexpired and listed.
@@ -153,7 +153,7 @@ pub struct Resolved {
 pub struct RemoteRepository {
     client: Client,
     base: Endpoint,
-    folder: Folder,
+    pub(super) folder: Folder,
     root: (u64, Sha256Digest),
 }
 
@@ -195,7 +195,8 @@ impl RemoteRepository {
         })
     }
 
-    async fn get(&self, path: &str, from: u64) -> Result<Response, RepositoryError> {
+    /// Asks for a file, from a byte on.
+    pub(super) async fn get(&self, path: &str, from: u64) -> Result<Response, RepositoryError> {
         let failed = |source| RepositoryError::Fetch {
             name: path.to_owned(),
             source,
@@ -330,93 +331,10 @@ impl RemoteRepository {
             bytes,
         })
     }
-
-    /// Fetches an artifact, going on where an earlier attempt broke off, and puts it on the shelf once its digest is right.
-    ///
-    /// # Errors
-    /// [`RepositoryError`]. What came stays for the next attempt, unless its digest is wrong.
-    pub async fn fetch(
-        &self,
-        artifact: &Artifact,
-        shelf: &Shelf,
-        progress: &watch::Sender<Fetched>,
-    ) -> Result<(), RepositoryError> {
-        if crate::process::length(&shelf.artifact(&artifact.sha256)) == artifact.length {
-            progress.send_modify(|fetched| fetched.done += artifact.length);
-            return Ok(());
-        }
-        let before = progress.borrow().done;
-        let part = shelf.part(&artifact.sha256);
-        let fetched = self.download(artifact, &part, progress).await;
-        if let Err(RepositoryError::Artifact { .. }) = &fetched {
-            files::remove(&part)?;
-        }
-        if fetched.is_err() {
-            progress.send_modify(|fetched| fetched.done = before);
-        }
-        fetched?;
-        let place = shelf.artifact(&artifact.sha256);
-        let name = artifact.target.to_string();
-        std::fs::rename(&part, &place).map_err(|source| RepositoryError::Write { name, source })?;
-        Ok(files::sync_folder(&self.folder.blobs())?)
-    }
-
-    async fn download(
-        &self,
-        artifact: &Artifact,
-        part: &Path,
-        progress: &watch::Sender<Fetched>,
-    ) -> Result<(), RepositoryError> {
-        let name = format!("targets/{}", artifact.target.stored_as(&artifact.sha256));
-        let write = |source| RepositoryError::Write {
-            name: name.clone(),
-            source,
-        };
-        let wrong = |source| RepositoryError::Artifact {
-            name: name.clone(),
-            source,
-        };
-        let (mut verifier, mut have) = hash_part(artifact, part.to_owned()).await.map_err(write)?;
-        progress.send_modify(|fetched| fetched.done += have);
-        if have < artifact.length {
-            let response = self.get(&name, have).await?;
-            let resumed = match response.status() {
-                StatusCode::PARTIAL_CONTENT if have > 0 => true,
-                StatusCode::OK => false,
-                status => return Err(RepositoryError::Status { name, status }),
-            };
-            if !resumed && have > 0 {
-                // The server knows no ranges: everything comes again.
-                progress.send_modify(|fetched| fetched.done -= have);
-                (verifier, have) = (ArtifactVerifier::new(artifact.length, artifact.sha256), 0);
-            }
-            let mut options = tokio::fs::OpenOptions::new();
-            let mut file = options
-                .create(true)
-                .write(true)
-                .truncate(have == 0)
-                .append(have > 0)
-                .open(part)
-                .await
-                .map_err(write)?;
-            let mut stream = response.bytes_stream();
-            while let Some(chunk) = next_chunk(&mut stream, &name).await? {
-                verifier.update(&chunk).map_err(wrong)?;
-                file.write_all(&chunk).await.map_err(write)?;
-                progress.send_modify(|fetched| fetched.done += chunk.len() as u64);
-            }
-            file.flush().await.map_err(write)?;
-            file.sync_all().await.map_err(write)?;
-            if verifier.received() < artifact.length {
-                // What came is good as far as anybody can tell: the next attempt goes on from here.
-                return Err(RepositoryError::Silent { name });
-            }
-        }
-        verifier.finish().map_err(wrong)
-    }
 }
 
-async fn next_chunk<S>(stream: &mut S, name: &str) -> Result<Option<bytes::Bytes>, RepositoryError>
+/// The next bytes of a body, which must not keep silent for too long.
+pub(super) async fn next_chunk<S>(stream: &mut S, name: &str) -> Result<Option<bytes::Bytes>, RepositoryError>
 where
     S: futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin,
 {
@@ -426,27 +344,4 @@ where
         name: name.to_owned(),
         source,
     })
-}
-
-/// Hashes what an earlier attempt left. More bytes than listed are thrown away.
-async fn hash_part(artifact: &Artifact, part: std::path::PathBuf) -> std::io::Result<(ArtifactVerifier, u64)> {
-    let (length, sha256) = (artifact.length, artifact.sha256);
-    let hash = move || {
-        let mut verifier = ArtifactVerifier::new(length, sha256);
-        if crate::process::length(&part) > length {
-            std::fs::remove_file(&part)?;
-        }
-        let Ok(mut file) = std::fs::File::open(&part) else {
-            return Ok((verifier, 0));
-        };
-        let mut buffer = vec![0; COPY_CHUNK];
-        loop {
-            let read = file.read(&mut buffer)?;
-            if read == 0 || verifier.update(&buffer[..read]).is_err() {
-                let received = verifier.received();
-                return Ok((verifier, received));
-            }
-        }
-    };
-    tokio::task::spawn_blocking(hash).await.map_err(std::io::Error::other)?
 }

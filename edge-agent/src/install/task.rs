@@ -1,10 +1,8 @@
 //! The task that owns the installation: it tells the decider what happens, keeps its state, and does what it says.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use fieldfare_fleet::install::{Action, Event, InstallPolicy, Installed, Stage, StepFailure};
-use fieldfare_fleet::rollout::Evidence;
 use fieldfare_fleet::{Generation, Timestamp};
 use fieldfare_member::files::FileError;
 use fieldfare_proto::v1;
@@ -16,15 +14,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::bytes::Shelf;
-use super::kept::{Kept, Unresolved, observed};
-use super::repository::{Fetched, RemoteRepository, RepositoryError, Resolved};
+use super::download::Fetched;
+use super::kept::{Kept, SCHEMA, Unresolved, observed};
+use super::processes::{Processes, same_bytes};
+use super::repository::{RemoteRepository, RepositoryError, Resolved};
 use super::steps::{ServeError, StepEnd, Tools};
 use crate::clock;
 use crate::config::{AgentConfig, Settings};
 use crate::folder::Folder;
-use crate::limits::{INSTALL_QUEUE, PROGRESS_INTERVAL, RESTART_FORGIVEN, RESTART_WAIT};
+use crate::limits::{INSTALL_QUEUE, PROGRESS_INTERVAL};
 use crate::process::{self, Binary};
-use crate::serving::Served;
+use crate::serving::{Served, Serving};
 
 /// The installation cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,12 @@ pub enum InstallError {
     /// Its state cannot be kept: without that nothing may be done.
     #[error("the state of the installation")]
     State(#[from] FileError),
+    /// It was kept by another version.
+    #[error("the state of the installation has schema {found}, expected {SCHEMA}")]
+    Schema {
+        /// Its schema.
+        found: u32,
+    },
 }
 
 /// What a session heard last.
@@ -66,7 +72,7 @@ pub struct Parts {
 #[derive(Clone, Debug)]
 pub struct View {
     /// What serves.
-    pub serving: watch::Receiver<Option<Arc<Served>>>,
+    pub serving: Serving,
     /// What the controller is told.
     pub observed: watch::Receiver<v1::ObservedState>,
 }
@@ -105,13 +111,8 @@ pub struct Installer {
     pub(super) unresolved: Option<Unresolved>,
     pub(super) look_up_at: Option<Instant>,
     step: Option<AbortHandle>,
-    start: Option<AbortHandle>,
-    candidate: Option<(Arc<Served>, Evidence)>,
-    active: Option<Arc<Served>>,
-    active_since: Instant,
-    restarts: u32,
+    processes: Processes,
     fetched: watch::Sender<Fetched>,
-    serving: watch::Sender<Option<Arc<Served>>>,
     observed: watch::Sender<v1::ObservedState>,
     pub(super) reports: mpsc::Sender<Report>,
     inbox: mpsc::Receiver<Report>,
@@ -126,7 +127,7 @@ impl Installer {
         let kept = Kept::load(&parts.folder, parts.policy.clone())?;
         let shelf = Shelf::new(parts.folder.clone());
         let (reports, inbox) = mpsc::channel(INSTALL_QUEUE);
-        let (serving, serving_view) = watch::channel(None);
+        let (processes, serving) = Processes::new(reports.clone());
         let (observed, observed_view) = watch::channel(v1::ObservedState::default());
         let mut installer = Self {
             parts,
@@ -136,13 +137,8 @@ impl Installer {
             unresolved: None,
             look_up_at: None,
             step: None,
-            start: None,
-            candidate: None,
-            active: None,
-            active_since: Instant::now(),
-            restarts: 0,
+            processes,
             fetched: watch::Sender::new(Fetched::default()),
-            serving,
             observed,
             reports,
             inbox,
@@ -151,7 +147,7 @@ impl Installer {
         Ok((
             installer,
             View {
-                serving: serving_view,
+                serving,
                 observed: observed_view,
             },
         ))
@@ -189,20 +185,14 @@ impl Installer {
                 () = until(look_up_at) => self.hear_desired()?,
             }
         }
-        self.stop().await;
+        self.stop_step();
+        self.processes.stop().await;
         Ok(())
     }
 
-    async fn stop(&mut self) {
-        self.serving.send_replace(None);
-        for task in [self.step.take(), self.start.take()].into_iter().flatten() {
-            task.abort();
-        }
-        if let Some((candidate, _)) = self.candidate.take() {
-            candidate.engine.stop().await;
-        }
-        if let Some(active) = self.active.take() {
-            active.engine.stop().await;
+    fn stop_step(&mut self) {
+        if let Some(step) = self.step.take() {
+            step.abort();
         }
     }
 
@@ -268,20 +258,19 @@ impl Installer {
     fn end_step(&mut self, assignment: Generation, stage: Stage, end: StepEnd) -> Result<(), InstallError> {
         let event = match end {
             StepEnd::Done if stage == Stage::Switch => {
-                self.switch();
+                if let Some(evidence) = self.processes.switch() {
+                    self.kept.evidence = evidence;
+                }
                 Event::Done { assignment, stage }
             }
             StepEnd::Done => Event::Done { assignment, stage },
             StepEnd::Warm(served) => {
-                self.watch(&served);
-                self.candidate = Some((served, Evidence::default()));
+                self.processes.take_candidate(served);
                 Event::Done { assignment, stage }
             }
             StepEnd::Probed(evidence) => {
                 let (matched, run) = (evidence.probes_matched, evidence.probes_run);
-                if let Some((_, known)) = &mut self.candidate {
-                    *known = evidence;
-                }
+                self.processes.note_evidence(evidence);
                 Event::Probed {
                     assignment,
                     matched,
@@ -301,49 +290,12 @@ impl Installer {
         self.tell(event)
     }
 
-    /// Requests go to the candidate from now on; the process before it finishes what it has.
-    fn switch(&mut self) {
-        let Some((served, evidence)) = self.candidate.take() else {
-            return;
-        };
-        if let Some(start) = self.start.take() {
-            start.abort();
-        }
-        self.kept.evidence = evidence;
-        self.restarts = 0;
-        let before = self.activate(served);
-        if let Some(before) = before {
-            tokio::spawn(async move { before.engine.stop().await });
-        }
-    }
-
-    fn activate(&mut self, served: Arc<Served>) -> Option<Arc<Served>> {
-        self.active_since = Instant::now();
-        self.serving.send_replace(Some(Arc::clone(&served)));
-        tracing::info!(release = %served.installed.release, variant = %served.installed.variant, "serving");
-        self.active.replace(served)
-    }
-
-    /// Reports the end of a process, whenever that is.
-    fn watch(&self, served: &Arc<Served>) {
-        let (engine, reports) = (served.engine.clone(), self.reports.clone());
-        tokio::spawn(async move {
-            let how = engine.ended().await;
-            let _ = reports.send(Report::Ended { pid: engine.pid(), how }).await;
-        });
-    }
-
     fn hear_of_end(&mut self, pid: Option<u32>, how: &str) -> Result<(), InstallError> {
-        if self.active.as_ref().is_none_or(|active| active.engine.pid() != pid) {
+        if !self.processes.note_end(pid) {
             return Ok(());
         }
         tracing::error!(how, "the serving process ended");
-        self.active = None;
-        self.serving.send_replace(None);
         self.kept.evidence.crashes = self.kept.evidence.crashes.saturating_add(1);
-        if self.active_since.elapsed() > RESTART_FORGIVEN {
-            self.restarts = 0;
-        }
         self.tell(Event::Crashed)
     }
 
@@ -359,9 +311,8 @@ impl Installer {
             .as_ref()
             .is_some_and(|active| same_bytes(active, &installed));
         match answer {
-            Ok(served) if wanted && self.active.is_none() => {
-                self.watch(&served);
-                self.activate(served);
+            Ok(served) if wanted && !self.processes.is_serving() => {
+                self.processes.take_started(served);
                 self.report();
                 Ok(())
             }
@@ -414,13 +365,11 @@ impl Installer {
     fn act(&mut self, action: Action) -> Result<(), InstallError> {
         match action {
             Action::Run { stage, install } => self.begin_step(stage, install),
-            Action::Serve(installed) => self.serve(installed),
-            Action::StopServing => {
-                self.serving.send_replace(None);
-                if let Some(active) = self.active.take() {
-                    tokio::spawn(async move { active.engine.stop().await });
-                }
+            Action::Serve(installed) => {
+                let tools = self.tools();
+                self.processes.start(tools, installed);
             }
+            Action::StopServing => self.processes.stop_serving(),
             Action::Discard(_) => {
                 let state = &self.kept.install;
                 let candidate = state.candidate.as_ref().map(|candidate| &candidate.assignment.install);
@@ -439,19 +388,15 @@ impl Installer {
     }
 
     fn drop_candidate(&mut self) {
-        if let Some(step) = self.step.take() {
-            step.abort();
-        }
-        if let Some((candidate, _)) = self.candidate.take() {
-            tokio::spawn(async move { candidate.engine.stop().await });
-        }
+        self.stop_step();
+        self.processes.drop_candidate();
     }
 
     fn begin_step(&mut self, stage: Stage, installed: Installed) {
         if stage <= Stage::WarmUp {
             self.drop_candidate();
         }
-        let candidate = self.candidate.as_ref().map(|(served, _)| Arc::clone(served));
+        let candidate = self.processes.candidate();
         let (tools, reports) = (self.tools(), self.reports.clone());
         let assignment = installed.assignment;
         let step = tokio::spawn(async move {
@@ -459,33 +404,6 @@ impl Installer {
             let _ = reports.send(Report::Step { assignment, stage, end }).await;
         });
         self.step = Some(step.abort_handle());
-    }
-
-    /// Starts a release that serves already as far as the state says, after a wait that grows with each crash.
-    fn serve(&mut self, installed: Installed) {
-        if self
-            .active
-            .as_ref()
-            .is_some_and(|active| same_bytes(&active.installed, &installed))
-        {
-            return;
-        }
-        if let Some(other) = self.active.take() {
-            self.serving.send_replace(None);
-            tokio::spawn(async move { other.engine.stop().await });
-        }
-        if let Some(start) = self.start.take() {
-            start.abort();
-        }
-        let wait = restart_wait(self.restarts);
-        self.restarts = self.restarts.saturating_add(1);
-        let (tools, reports) = (self.tools(), self.reports.clone());
-        let start = tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            let answer = tools.serve(&installed).await.map(Arc::new);
-            let _ = reports.send(Report::Started { installed, answer }).await;
-        });
-        self.start = Some(start.abort_handle());
     }
 
     pub(super) fn report(&self) {
@@ -504,19 +422,6 @@ impl Installer {
             news
         });
     }
-}
-
-/// Whether both are the same bytes, whatever assignment they came under.
-fn same_bytes(a: &Installed, b: &Installed) -> bool {
-    (&a.release, &a.variant, &a.manifest) == (&b.release, &b.variant, &b.manifest)
-}
-
-/// The wait before start number `restarts` in a row: none at first, then doubled each time.
-fn restart_wait(restarts: u32) -> Duration {
-    let (first, longest) = RESTART_WAIT;
-    restarts.checked_sub(1).map_or(Duration::ZERO, |doublings| {
-        first.saturating_mul(1 << doublings.min(16)).min(longest)
-    })
 }
 
 /// Waits for a time, or for ever where there is none.
