@@ -1,6 +1,7 @@
 //! A device's folder, and an installation that runs in it.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use fieldfare_fleet::{ByteSize, Labels, Obstacle, reference_profile};
 use fieldfare_member::files;
 use fieldfare_proto::v1::{DesiredModel, DesiredState, Generation, ObservedModel, ObservedState, progress};
 use fieldfare_tls::{Identity, IdentityHandle};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -22,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::binary;
 use crate::fleet::Fleet;
-use crate::releases::{ANSWER, PROMPT, Release, Releases, VARIANT};
+use crate::releases::{ANSWER, MODEL, PROMPT, Release, Releases, VARIANT};
 
 /// Longer than anything here takes; a test that waits for more has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -107,6 +110,37 @@ impl Device {
         }
     }
 
+    /// Runs the real agent, up to the moment when it serves what is installed.
+    pub(crate) async fn run(&self) -> Child {
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_fieldfare-agent"))
+            .args(["run", "--dir"])
+            .arg(self.folder.path())
+            .env("FIELDFARE_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(agent.stderr.take().unwrap()).lines();
+        let mut seen = Vec::new();
+        let serves = async {
+            while let Some(line) = log.next_line().await.unwrap() {
+                let serves = line.contains("serving") && line.contains(MODEL);
+                seen.push(line);
+                if serves {
+                    return true;
+                }
+            }
+            false
+        };
+        let serves = timeout(PATIENCE, serves).await;
+        assert!(serves == Ok(true), "it never served:\n{}", seen.join("\n"));
+        // What is logged from now on is read, so that the agent never waits for a full pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+        agent
+    }
+
     /// Where the weights of a release lie once they are whole.
     pub(crate) fn blob(&self, release: &Release) -> PathBuf {
         self.folder.blobs().join(release.artifact.sha256.to_string())
@@ -132,7 +166,7 @@ impl Installation {
         let generation = Some(Generation { epoch: 1, counter });
         let model = DesiredModel {
             deployment: "soil".into(),
-            model: crate::releases::MODEL.into(),
+            model: MODEL.into(),
             generation,
             manifest_target: target.into(),
             variant: variant.into(),

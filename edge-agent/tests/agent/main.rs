@@ -13,6 +13,7 @@ mod downloads;
 mod fleet;
 mod install;
 mod ledger;
+mod local_api;
 mod openai;
 mod private_store;
 mod profile;

@@ -2,15 +2,12 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use fieldfare_agent::folder::Folder;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command as AsyncCommand};
-use tokio::time::timeout;
 
-use crate::device::{PATIENCE, impatient};
+use crate::device::impatient;
 use crate::install::Stage;
 use crate::releases::{ANSWER, MODEL, PROMPT};
 
@@ -35,37 +32,6 @@ fn python() -> Option<PathBuf> {
     None
 }
 
-/// Runs the agent of a folder, up to the moment when it serves.
-async fn run_agent(folder: &Folder) -> Child {
-    let mut agent = AsyncCommand::new(env!("CARGO_BIN_EXE_fieldfare-agent"))
-        .args(["run", "--dir"])
-        .arg(folder.path())
-        .env("FIELDFARE_LOG", "info")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(agent.stderr.take().unwrap()).lines();
-    let mut seen = Vec::new();
-    let serves = async {
-        while let Some(line) = log.next_line().await.unwrap() {
-            let serves = line.contains("serving") && line.contains(MODEL);
-            seen.push(line);
-            if serves {
-                return true;
-            }
-        }
-        false
-    };
-    let serves = timeout(PATIENCE, serves).await;
-    assert!(serves == Ok(true), "it never served:\n{}", seen.join("\n"));
-    // What is logged from now on is read, so that the agent never waits for a full pipe.
-    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-    agent
-}
-
 fn drive(python: &Path, folder: &Folder) -> Output {
     let endpoints: Value = serde_json::from_slice(&std::fs::read(folder.endpoints()).unwrap()).unwrap();
     let token = std::fs::read_to_string(folder.api_token()).unwrap();
@@ -84,7 +50,7 @@ async fn openais_own_client_is_served_and_refused_as_it_expects() {
         device, running, first, ..
     } = Stage::new().await;
     running.stop().await;
-    let mut agent = run_agent(&device.folder).await;
+    let mut agent = device.run().await;
     let folder = device.folder.clone();
     let output = tokio::task::spawn_blocking(move || drive(&python, &folder))
         .await
