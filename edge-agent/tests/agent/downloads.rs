@@ -60,3 +60,14 @@ async fn a_part_that_was_changed_on_the_disk_is_thrown_away_and_fetched_anew() {
     assert_eq!(releases.asked(&first.path()), [Some(HELD), None]);
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_ends_too_early_is_gone_on_with() {
+    let (releases, device, first) = fresh().await;
+    let running = device.start(impatient());
+    releases.end_after(&first.path(), HELD);
+    running.assign(&releases, &first, 1);
+    running.serving(&first).await;
+    assert_eq!(releases.asked(&first.path()), [None, Some(HELD)]);
+    running.stop().await;
+}

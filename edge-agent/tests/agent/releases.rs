@@ -193,12 +193,20 @@ impl Signer {
 /// One request to the artifact server: the path, and the first byte where it asked for a part.
 pub(crate) type Asked = (String, Option<usize>);
 
+/// What becomes of one answer.
+enum Fault {
+    /// It stops after so many bytes, until the connection is dropped.
+    Hold(usize),
+    /// It ends after so many bytes, as if they were all.
+    End(usize),
+}
+
 #[derive(Default)]
 struct Shop {
     files: BTreeMap<String, Vec<u8>>,
     asked: Vec<Asked>,
-    /// Answers that stop after so many bytes, once each.
-    holds: BTreeMap<String, usize>,
+    /// Answers that go wrong, once each.
+    faults: BTreeMap<String, Fault>,
 }
 
 #[derive(Clone, Default)]
@@ -317,7 +325,12 @@ impl Releases {
 
     /// Sends so many bytes of a file when it is asked for next, and then no more until [`Self::break_off`].
     pub(crate) fn hold_after(&self, path: &str, bytes: usize) {
-        self.shop().holds.insert(path.to_owned(), bytes);
+        self.shop().faults.insert(path.to_owned(), Fault::Hold(bytes));
+    }
+
+    /// Sends so many bytes of a file when it is asked for next, and says that these are all.
+    pub(crate) fn end_after(&self, path: &str, bytes: usize) {
+        self.shop().faults.insert(path.to_owned(), Fault::End(bytes));
     }
 
     /// Drops the connection of the answer that is held.
@@ -354,10 +367,10 @@ async fn answer(
     let path = format!("{kind}/{name}");
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let from = range.and_then(|text| text.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    let (bytes, hold) = {
+    let (bytes, fault) = {
         let mut shop = server.shop.lock().unwrap();
         shop.asked.push((path.clone(), from));
-        (shop.files.get(&path).cloned(), shop.holds.remove(&path))
+        (shop.files.get(&path).cloned(), shop.faults.remove(&path))
     };
     let Some(bytes) = bytes else {
         return StatusCode::NOT_FOUND.into_response();
@@ -365,11 +378,12 @@ async fn answer(
     let length = bytes.len();
     let first = from.unwrap_or(0);
     let part = Bytes::from(bytes).slice(first..);
-    let headers = [(header::CONTENT_LENGTH, part.len().to_string())];
-    let body = match hold {
-        Some(after) => held(part.slice(..after), server.break_off),
-        None => Body::from(part),
+    let (promised, body) = match fault {
+        None => (part.len(), Body::from(part)),
+        Some(Fault::Hold(after)) => (part.len(), held(part.slice(..after), server.break_off)),
+        Some(Fault::End(after)) => (after, Body::from(part.slice(..after))),
     };
+    let headers = [(header::CONTENT_LENGTH, promised.to_string())];
     if from.is_none() {
         return (headers, body).into_response();
     }
