@@ -146,7 +146,7 @@ async fn a_release_beyond_the_owners_memory_is_refused() {
     stage.running.assign(&stage.releases, &stage.second, 2);
     let detail = refusal(stage.running.obstacle().await);
     assert!(
-        detail.contains("needs 1.00 TiB of memory for a context of 64 tokens, and the owner grants 512"),
+        detail.contains("needs 1024 GiB of memory for a context of 64 tokens, and the owner grants 512 MiB"),
         "{detail}"
     );
     stage.running.stop().await;
