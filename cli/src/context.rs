@@ -110,9 +110,11 @@ impl Contexts {
             return Ok(Vec::new());
         }
         let entries = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
-        let mut names: Vec<String> = entries
-            .flatten()
+        // What else lies there, such as a file that a desktop left behind, is no context.
+        let folders = entries.flatten().filter(|entry| entry.path().is_dir());
+        let mut names: Vec<String> = folders
             .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| TrainerName::new(name.as_str()).is_ok())
             .collect();
         names.sort();
         Ok(names)

@@ -51,6 +51,8 @@ async fn contexts_are_added_shown_and_chosen() {
     let used = home.json("context use barn").await;
     assert_eq!((&used["name"], &used["current"]), (&"barn".into(), &true.into()));
     assert_eq!(home.json("context show").await, used);
+    std::fs::write(home.context(".DS_Store"), "of a desktop").unwrap();
+    std::fs::create_dir(home.context("Not A Name")).unwrap();
     let listed = home.json("context list").await;
     assert_eq!(listed.as_array().unwrap().len(), 2);
     assert!(home.ok("context list").await.contains("farm"));
