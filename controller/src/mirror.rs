@@ -61,6 +61,14 @@ pub struct Records {
 }
 
 impl Records {
+    /// What a device is called; nothing for one that is not registered.
+    pub fn device_name(&self, device: DeviceId) -> String {
+        self.devices
+            .get(&device)
+            .map(|record| record.name.clone())
+            .unwrap_or_default()
+    }
+
     /// Whether a session of the device is open on a replica that lives.
     pub fn is_connected(&self, device: DeviceId) -> bool {
         self.sessions

@@ -211,11 +211,7 @@ pub(super) async fn plan(
     let records = plane.mirror.read();
     let devices = members(&records, &chosen).into_iter().map(|member| DevicePlacement {
         device_id: member.id.to_string(),
-        name: records
-            .devices
-            .get(&member.id)
-            .map(|record| record.name.clone())
-            .unwrap_or_default(),
+        name: records.device_name(member.id),
         report: Some(placement.report(&member.class)),
         profile: Some(v1::CapabilityProfile::from(&member.profile)),
     });

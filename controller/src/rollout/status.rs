@@ -198,11 +198,7 @@ fn device(
     };
     RolloutDevice {
         device_id: member.id.to_string(),
-        name: records
-            .devices
-            .get(&member.id)
-            .map(|record| record.name.clone())
-            .unwrap_or_default(),
+        name: records.device_name(member.id),
         wave,
         outcome: outcome.into(),
         variant: report.map(|report| report.running_variant.clone()).unwrap_or_default(),

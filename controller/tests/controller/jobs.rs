@@ -27,7 +27,7 @@ async fn uploaded(fleet: &Fleet, bytes: &[u8]) -> UploadedArtifact {
     }
 }
 
-async fn start_import(fleet: &Fleet, job: &str) -> Job {
+pub(crate) async fn start_import(fleet: &Fleet, job: &str) -> Job {
     let spec = ImportSpec {
         job: job.into(),
         model: MODEL.into(),

@@ -1,9 +1,8 @@
 //! What the real process exports by OTLP, to a receiver that speaks the collector's protocol.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 
 use fieldfare_proto::v1::ListTokensRequest;
 use fieldfare_proto::v1::operator_client::OperatorClient;
@@ -16,7 +15,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{Tra
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::metrics::v1::{metric, number_data_point};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
@@ -68,31 +69,47 @@ async fn collector() -> (mpsc::UnboundedReceiver<Export>, String) {
     (exports, endpoint)
 }
 
-fn controller(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fieldfare-controller"));
-    command.args(arguments).stdin(Stdio::null());
-    command
+/// The real process, with a fleet of its own.
+struct Process {
+    folder: tempfile::TempDir,
+    child: Child,
 }
 
-/// Starts the real process on free ports, and waits until it is ready.
-fn start(dir: &str, otlp: &str) -> Child {
-    let free = "127.0.0.1:0";
-    let mut command = controller(&["run", "--dir", dir, "--otlp-endpoint", otlp, "--log", "warn"]);
-    command.args([
-        "--grpc-listen",
-        free,
-        "--artifact-listen",
-        free,
-        "--metrics-listen",
-        free,
-    ]);
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert!(line.starts_with("ready grpc=https://"), "{line:?}");
-    child
+impl Process {
+    /// Makes a fleet and serves it on free ports; ends when it is ready.
+    async fn start(otlp: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().to_str().unwrap();
+        let made = Self::command(&format!("init --dir {dir}")).output().await.unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let ports = ["grpc", "artifact", "metrics"].map(|of| format!("--{of}-listen 127.0.0.1:0"));
+        let run = format!("run --dir {dir} --otlp-endpoint {otlp} --log warn {}", ports.join(" "));
+        let mut child = Self::command(&run).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.as_mut().unwrap());
+        out.read_line(&mut line).await.unwrap();
+        assert!(line.starts_with("ready grpc=https://"), "{line:?}");
+        Self { folder, child }
+    }
+
+    fn command(line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fieldfare-controller"));
+        command
+            .args(line.split_whitespace())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Tells it to stop, and waits until it did.
+    async fn stop(mut self) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status = ended.expect("it ends in time").unwrap();
+        assert!(status.success(), "{status}");
+    }
 }
 
 /// One call of the first operator.
@@ -155,32 +172,21 @@ fn numbers(request: &ExportMetricsServiceRequest) -> BTreeMap<String, i64> {
 
 #[tokio::test]
 async fn traces_and_metrics_reach_a_collector_at_the_latest_when_the_process_stops() {
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().to_str().unwrap();
-    assert!(
-        controller(&["init", "--dir", dir])
-            .stdout(Stdio::null())
-            .status()
-            .unwrap()
-            .success()
-    );
     let (mut exports, endpoint) = collector().await;
-    let mut child = start(dir, &endpoint);
-    list_tokens(folder.path()).await;
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-
+    let process = Process::start(&endpoint).await;
+    list_tokens(process.folder.path()).await;
+    process.stop().await;
     let (mut seen, mut counted) = (Vec::new(), BTreeMap::new());
-    let both = async {
-        while !(seen.contains(&"/fieldfare.v1.Operator/ListTokens".to_owned()) && !counted.is_empty()) {
-            match exports.recv().await.unwrap() {
-                Export::Traces(request) => seen.extend(spans(&request)),
-                Export::Metrics(request) => counted.extend(numbers(&request)),
-            }
+    while let Ok(export) = exports.try_recv() {
+        match export {
+            Export::Traces(request) => seen.extend(spans(&request)),
+            Export::Metrics(request) => counted.extend(numbers(&request)),
         }
-    };
-    let waited = tokio::time::timeout(PATIENCE, both).await;
-    assert!(waited.is_ok(), "spans {seen:?}, metrics {counted:?}");
+    }
+    assert!(
+        seen.contains(&"/fieldfare.v1.Operator/ListTokens".to_owned()),
+        "{seen:?}"
+    );
     for name in [
         "fieldfare.enrolments",
         "fieldfare.blob_bytes_received",
@@ -189,31 +195,14 @@ async fn traces_and_metrics_reach_a_collector_at_the_latest_when_the_process_sto
     ] {
         assert_eq!(counted.get(name), Some(&0), "{name} in {counted:?}");
     }
-    let status = tokio::task::spawn_blocking(move || child.wait())
-        .await
-        .unwrap()
-        .unwrap();
-    assert!(status.success(), "{status}");
 }
 
 #[tokio::test]
 async fn a_collector_that_is_gone_stops_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().to_str().unwrap();
-    assert!(
-        controller(&["init", "--dir", dir])
-            .stdout(Stdio::null())
-            .status()
-            .unwrap()
-            .success()
-    );
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", gone.local_addr().unwrap());
     drop(gone);
-    let mut child = start(dir, &endpoint);
-    list_tokens(folder.path()).await;
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    let ended = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || child.wait())).await;
-    assert!(ended.unwrap().unwrap().unwrap().success());
+    let process = Process::start(&endpoint).await;
+    list_tokens(process.folder.path()).await;
+    process.stop().await;
 }

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use fieldfare_controller_peers::device::{Session, hello};
-use fieldfare_controller_peers::release::{MODEL, Signer, release, upload};
+use fieldfare_controller_peers::release::{MODEL, Signer, release};
 use fieldfare_controller_peers::trainer::{claimed, finish, trainer};
 use fieldfare_controller_peers::{Fleet, PATIENCE, refusal};
 use fieldfare_proto::v1::{
-    CommandRolloutRequest, DeviceOutcome, GetJobRequest, GetRolloutRequest, ImportModelRequest, ImportSpec, Job,
-    JobFailed, JobStage, ObservedModel, ObservedState, Progress, RolloutCommand, RolloutPhase, RolloutStatus,
-    TokenRole, UploadedArtifact, device_message, finish_request, gateway_message, import_spec, progress,
+    CommandRolloutRequest, DeviceOutcome, GetJobRequest, GetRolloutRequest, InstallStage, JobFailed, JobStage,
+    ObservedModel, ObservedState, Progress, RolloutCommand, RolloutDevice, RolloutPhase, RolloutStatus, TokenRole,
+    device_message, finish_request, gateway_message, progress,
 };
 use tonic::{Code, Streaming};
 
+use crate::jobs::start_import;
 use crate::rollouts::{DEPLOYMENT, apply, spec};
 
 /// Reads until something holds, and checks on the way that no message repeats the one before.
@@ -42,7 +43,7 @@ async fn watched(fleet: &Fleet) -> Streaming<RolloutStatus> {
 }
 
 fn outcome(status: &RolloutStatus) -> Option<DeviceOutcome> {
-    status.devices.first().map(fieldfare_proto::v1::RolloutDevice::outcome)
+    status.devices.first().map(RolloutDevice::outcome)
 }
 
 #[tokio::test]
@@ -77,7 +78,7 @@ async fn a_rollout_is_told_by_words_of_devices_by_silence_and_by_commands() {
         generation: model.generation,
         target_release: format!("{MODEL}.r1"),
         progress: Some(Progress {
-            kind: Some(progress::Kind::Working(fieldfare_proto::v1::InstallStage::Fetch.into())),
+            kind: Some(progress::Kind::Working(InstallStage::Fetch.into())),
         }),
         ..ObservedModel::default()
     };
@@ -112,24 +113,6 @@ async fn a_rollout_is_told_by_words_of_devices_by_silence_and_by_commands() {
     })
     .await;
     fleet.stop().await;
-}
-
-async fn start_import(fleet: &Fleet, job: &str) -> Job {
-    let bytes = b"{\"text\": \"dry\"}";
-    let uploaded = UploadedArtifact {
-        sha256: upload(fleet, bytes).await.as_bytes().to_vec(),
-        length_bytes: bytes.len() as u64,
-        file_name: "upload".into(),
-    };
-    let spec = ImportSpec {
-        job: job.into(),
-        model: MODEL.into(),
-        source: Some(import_spec::Source::HubUri("hf://a/b/c.gguf".into())),
-        evaluation: Some(uploaded),
-        ..ImportSpec::default()
-    };
-    let request = ImportModelRequest { spec: Some(spec) };
-    fleet.operator().await.import_model(request).await.unwrap().into_inner()
 }
 
 #[tokio::test]
