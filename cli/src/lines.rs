@@ -7,6 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::limits::MAX_TEXT_BYTES;
+use crate::quickstart::data::Example;
+
+const EXAMPLE: &str = r#"{"messages": [...]}, {"prompt": ..., "completion": ...} or {"text": ...}"#;
+const PROBE: &str = r#"{"prompt": ...} or {"messages": [...]}, and "completion" where it is known"#;
 
 /// Checks each line of a file with `check`, which says what is wrong and what was expected; empty lines are passed over.
 ///
@@ -35,14 +39,27 @@ pub fn check(path: &Path, check: impl Fn(&str) -> Result<(), String>) -> Result<
     Ok(())
 }
 
+/// A line of a file of examples.
+///
+/// # Errors
+/// What is wrong with it, and what was expected.
+pub fn example(line: &str) -> Result<(), String> {
+    let expected = |problem: String| match problem.contains("expected {") {
+        true => problem,
+        false => format!("{problem}; expected {EXAMPLE}"),
+    };
+    Example::from_line(line).map(drop).map_err(expected)
+}
+
 /// A line of a file of probes.
+///
+/// # Errors
+/// What is wrong with it, and what was expected.
 pub fn probe(line: &str) -> Result<(), String> {
-    let value: Value = serde_json::from_str(line).map_err(|error| format!("it is not JSON: {error}"))?;
-    let is_question = |value: &Value| value["prompt"].is_string() != value["messages"].is_array();
-    if !is_question(&value) {
-        return Err(
-            "expected {\"prompt\": ...} or {\"messages\": [...]}, and \"completion\" where it is known".to_owned(),
-        );
+    let no_json = |error| format!("it is not JSON: {error}; expected {PROBE}");
+    let value: Value = serde_json::from_str(line).map_err(no_json)?;
+    if value["prompt"].is_string() == value["messages"].is_array() {
+        return Err(format!("expected {PROBE}"));
     }
     match value.get("completion").or(value.get("expected")) {
         None | Some(Value::String(_)) => Ok(()),
@@ -58,8 +75,9 @@ mod tests {
     fn a_wrong_line_is_named_by_file_and_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("probes.jsonl");
-        let cases: [(&[u8], &str); 7] = [
+        let cases: [(&[u8], &str); 8] = [
             (b"{\"prompt\": \"a\"}\n\nno\n", "probes.jsonl line 3: it is not JSON"),
+            (b"no", "expected {\"prompt\": ...}"),
             (b"{\"text\": \"a\"}\n", "line 1: expected {\"prompt\""),
             (b"7\n", "line 1: expected {\"prompt\""),
             (
@@ -75,11 +93,17 @@ mod tests {
             let error = check(&path, probe).unwrap_err().to_string();
             assert!(error.contains(expected), "{error:?} does not say {expected:?}");
         }
-        fs::write(
-            &path,
-            "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"completion\": \"c\"}\n",
-        )
-        .unwrap();
+        let sound = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"completion\": \"c\"}\n";
+        fs::write(&path, sound).unwrap();
         check(&path, probe).unwrap();
+    }
+
+    #[test]
+    fn what_was_expected_of_an_example_is_said_once() {
+        for line in ["no", "{}", "{\"text\": 1}", "{\"messages\": []}"] {
+            let problem = example(line).unwrap_err();
+            assert_eq!(problem.matches("expected {").count(), 1, "{problem}");
+        }
+        example("{\"text\": \"a\"}").unwrap();
     }
 }

@@ -80,7 +80,11 @@ async fn a_job_that_cannot_work_is_refused_by_name() {
     };
     start("gone.jsonl", &["gone.jsonl"]).await;
     let broken = home.write("broken.jsonl", "{\"text\": \"fine\"}\n\n{\"text\": \"no end}\n");
-    start(&broken, &["broken.jsonl line 3", "it is not JSON"]).await;
+    start(
+        &broken,
+        &["broken.jsonl line 3", "it is not JSON", "expected {\"messages\""],
+    )
+    .await;
     let other = home.write("other.jsonl", "{\"prompt\": \"dry\"}\n");
     start(&other, &["other.jsonl line 1", "`completion` is missing"]).await;
     let noise = home.write("noise.jsonl", b"\xff\xfe");

@@ -19,7 +19,6 @@ use super::{Session, release};
 use crate::clock;
 use crate::limits::MAX_TEXT_BYTES;
 use crate::lines;
-use crate::quickstart::data::Example;
 
 /// What to do with jobs.
 #[derive(Debug, Subcommand)]
@@ -85,7 +84,7 @@ pub async fn get(session: &Session, name: &str) -> Result<v1::Job> {
 /// The file is missing or has a line that is no example, or the controller refuses.
 pub async fn start(session: &Session, start: &Start) -> Result<v1::Job> {
     let deployment = DeploymentName::new(start.deployment.as_str()).context("--deployment")?;
-    lines::check(&start.evaluation, |line| Example::from_line(line).map(drop))?;
+    lines::check(&start.evaluation, lines::example)?;
     let evaluation = release::upload(session, &start.evaluation, MAX_TEXT_BYTES).await?;
     let name = start
         .name

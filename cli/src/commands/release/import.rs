@@ -12,7 +12,6 @@ use crate::clock;
 use crate::limits::MAX_TEXT_BYTES;
 use crate::lines;
 use crate::output::Progress;
-use crate::quickstart::data::Example;
 
 /// Arguments of `release import`.
 #[derive(Clone, Debug, Args)]
@@ -48,7 +47,7 @@ pub async fn import(session: &Session, import: &Import) -> Result<v1::Job> {
     if !is_on_hub {
         plan::header(Path::new(&import.source))?;
     }
-    lines::check(&import.evaluation, |line| Example::from_line(line).map(drop))?;
+    lines::check(&import.evaluation, lines::example)?;
     if let Some(path) = &import.probes {
         lines::check(path, lines::probe)?;
     }
