@@ -87,9 +87,6 @@ pub const BLOB_BYTES_MAX: u64 = 64 << 30;
 /// Part of a streaming upload to the object store, in bytes; S3 wants at least 5 MiB.
 pub const BLOB_PART_BYTES: usize = 8 * 1024 * 1024;
 
-/// Part of a download that is in memory at once, in bytes.
-pub const BLOB_READ_BYTES: usize = 256 * 1024;
-
 /// A connection to the artifact server that brings no bytes of its upload for this long is closed.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
 
@@ -101,9 +98,6 @@ pub const SNAPSHOT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The timestamp is signed again when less than this is left, a third of its life.
 pub const TIMESTAMP_RENEW_BEFORE: Duration = Duration::from_secs(8 * 3600);
-
-/// The snapshot is signed again when less than this is left.
-pub const SNAPSHOT_RENEW_BEFORE: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// Superseded metadata files that are still served: a client in the middle of an update needs the last one, a slow
 /// client during a burst of publications a few.
@@ -144,12 +138,6 @@ pub const INELIGIBLE_SHOWN_MAX: usize = 200;
 
 /// Highest rank of trained LoRA factors: beyond it full fine-tuning is cheaper.
 pub const LORA_RANK_MAX: u32 = 256;
-
-/// Longest training sequence in tokens; local training holds the activations of one.
-pub const SEQUENCE_TOKENS_MAX: u32 = 32_768;
-
-/// Most local steps of one round.
-pub const STEPS_PER_ROUND_MAX: u32 = 100_000;
 
 /// How long a caller waits for the mirror to show what was written before. It takes a millisecond where all is well.
 pub const MIRROR_PATIENCE: Duration = Duration::from_millis(500);

@@ -113,12 +113,6 @@ pub const MAX_ROUND_CONFIGURATION_BYTES: usize = 256 * 1024;
 /// Most parameters that a device trains: with Adam's two moments 24 MB, and 8 MB as a line of base64.
 pub const MAX_TRAINED_PARAMETERS: u64 = 2 * 1024 * 1024;
 
-/// Longest sequence that a job may ask a device to train on.
-pub const MAX_TRAINING_SEQUENCE: u32 = 4096;
-
-/// Most local steps in one round: an evening's work for a slow device.
-pub const MAX_ROUND_STEPS: u32 = 10_000;
-
 /// Fewest examples that local training starts with: with fewer, noise is all that a round would add.
 pub const MIN_EXAMPLES: usize = 8;
 

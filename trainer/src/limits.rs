@@ -86,9 +86,6 @@ pub const COMPUTE_WITHIN: Duration = Duration::from_secs(3600);
 /// Wait before another attempt at a round: the devices that failed it need a moment to come back.
 pub const ROUND_RETRY: Duration = Duration::from_secs(2);
 
-/// Attempts at one round where the job says nothing.
-pub const ROUND_ATTEMPTS_DEFAULT: u32 = 3;
-
 /// State and contributions travel in pieces of this size.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 

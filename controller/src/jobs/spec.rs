@@ -1,6 +1,8 @@
 //! New jobs: specifications are checked as a whole before anything is written.
 
-use fieldfare_fleet::limits::{MAX_ATTEMPTS, MAX_COHORT, MAX_ROUNDS};
+use fieldfare_fleet::limits::{
+    MAX_ATTEMPTS, MAX_COHORT, MAX_JOB_EPSILON, MAX_ROUND_STEPS, MAX_ROUNDS, MAX_TRAINING_SEQUENCE,
+};
 use fieldfare_fleet::{DeploymentName, JobName};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
@@ -10,7 +12,7 @@ use fieldfare_proto::v1::{
 use fieldfare_release::{Sha256Digest, VariantName};
 
 use super::view;
-use crate::limits::{FREE_TEXT_BYTES_MAX, LORA_RANK_MAX, ROUND_DEADLINE_MAX, SEQUENCE_TOKENS_MAX, STEPS_PER_ROUND_MAX};
+use crate::limits::{FREE_TEXT_BYTES_MAX, LORA_RANK_MAX, ROUND_DEADLINE_MAX};
 use crate::placement::release_record;
 use crate::plane::ControlPlane;
 use crate::records::attempt;
@@ -150,7 +152,12 @@ fn check(spec: &FederatedJobSpec) -> Result<(), Refusal> {
             "a federated job needs a privacy budget: epsilon above 0 and delta in (0, 1)",
         ));
     }
-    real("epsilon", spec.epsilon, spec.epsilon > 0.0, "a finite number above 0")?;
+    real(
+        "epsilon",
+        spec.epsilon,
+        spec.epsilon > 0.0 && spec.epsilon <= MAX_JOB_EPSILON,
+        "a number above 0, and at most 10000",
+    )?;
     real(
         "delta",
         spec.delta,
@@ -165,7 +172,7 @@ fn check(spec: &FederatedJobSpec) -> Result<(), Refusal> {
         spec.alpha > 0.0,
         "a finite number above 0",
     )?;
-    number("steps_per_round", spec.steps_per_round, 1, STEPS_PER_ROUND_MAX)?;
+    number("steps_per_round", spec.steps_per_round, 1, MAX_ROUND_STEPS)?;
     real(
         "sampling_rate",
         spec.sampling_rate,
@@ -191,7 +198,12 @@ fn check(spec: &FederatedJobSpec) -> Result<(), Refusal> {
         spec.learning_rate >= 0.0,
         "a finite number of at least 0",
     )?;
-    number("max_sequence_tokens", spec.max_sequence_tokens, 1, SEQUENCE_TOKENS_MAX)?;
+    number(
+        "max_sequence_tokens",
+        spec.max_sequence_tokens,
+        1,
+        MAX_TRAINING_SEQUENCE,
+    )?;
     number("cohort", spec.cohort, 1, MAX_COHORT)?;
     number("quorum", spec.quorum, 1, spec.cohort)?;
     number("attempts_per_round", spec.attempts_per_round, 1, MAX_ATTEMPTS)?;

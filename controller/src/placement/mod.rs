@@ -5,7 +5,7 @@ mod speed;
 use std::collections::BTreeMap;
 
 use fieldfare_fleet::placement::{PlacementReport, Requirements, VariantSpec, place};
-use fieldfare_fleet::{DeploymentName, ProfileClass, VariantName};
+use fieldfare_fleet::{DeploymentName, ProfileClass};
 use fieldfare_proto::v1::{self, DeploymentSpec, ReleaseRecord};
 
 use crate::mirror::Records;
@@ -21,8 +21,6 @@ pub struct Placement {
     /// The release's manifest target.
     pub manifest_target: String,
     variants: Vec<VariantSpec>,
-    /// The manifest's own names of the variants, by the fleet's.
-    names: BTreeMap<VariantName, String>,
     requirements: Requirements,
     learned: BTreeMap<ProfileClass, Learned>,
 }
@@ -49,12 +47,9 @@ impl Placement {
         let record = release_record(&plane.mirror.read(), manifest_target)?;
         let manifest = plane.manifests.get(&record).await?;
         let variants = variant_specs(&manifest)?;
-        let own = manifest.variants.iter().map(|variant| variant.name.to_string());
-        let names: BTreeMap<_, _> = variants.iter().map(|spec| spec.name.clone()).zip(own).collect();
         Ok(Self {
             manifest_target: manifest_target.to_owned(),
             variants,
-            names,
             requirements,
             learned: speed::learned(plane).await,
         })
@@ -74,32 +69,15 @@ impl Placement {
         self.learned.get(class).copied().unwrap_or_default()
     }
 
-    /// The variant that devices of a class run, by its name in the manifest; none where none fits.
+    /// The variant that devices of a class run; none where none fits.
     pub fn choose(&self, class: &ProfileClass) -> Option<String> {
-        self.place(class)
-            .chosen
-            .and_then(|chosen| self.names.get(&chosen).cloned())
+        self.place(class).chosen.map(|chosen| chosen.to_string())
     }
 
-    /// The report for one class of devices, with the manifest's names.
+    /// The report for one class of devices.
     pub fn report(&self, class: &ProfileClass) -> v1::PlacementReport {
-        let own = |name: &mut String| {
-            if let Some(found) = VariantName::new(name.as_str())
-                .ok()
-                .and_then(|name| self.names.get(&name))
-            {
-                name.clone_from(found);
-            }
-        };
         let mut report = v1::PlacementReport::from(&self.place(class));
         report.speed_correction_devices = self.learned(class).devices;
-        own(&mut report.chosen);
-        for variant in &mut report.variants {
-            own(&mut variant.variant);
-            if let Some(v1::variant_placement::Verdict::Eligible(eligible)) = &mut variant.verdict {
-                own(&mut eligible.better);
-            }
-        }
         report
     }
 }

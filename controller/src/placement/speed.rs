@@ -64,13 +64,12 @@ async fn variants(plane: &ControlPlane, targets: BTreeSet<String>) -> BTreeMap<(
         let record = release_record(&plane.mirror.read(), &target);
         let read = async {
             let manifest = plane.manifests.get(&record?).await?;
-            let specs = variant_specs(&manifest)?;
-            Ok::<_, crate::refusal::Refusal>((manifest, specs))
+            variant_specs(&manifest)
         };
         match read.await {
-            Ok((manifest, specs)) => {
-                let names = manifest.variants.iter().map(|variant| variant.name.to_string());
-                found.extend(names.zip(specs).map(|(name, spec)| ((target.clone(), name), spec)));
+            Ok(specs) => {
+                let named = |spec: VariantSpec| ((target.clone(), spec.name.to_string()), spec);
+                found.extend(specs.into_iter().map(named));
             }
             Err(error) => tracing::debug!(target, error = chain(&error), "its speeds teach nothing"),
         }

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fieldfare_fleet::placement::{Loss, VariantSpec};
-use fieldfare_fleet::{
-    Arithmetic, ByteSize, NameError, NatsPerToken, ReleaseId, ReleaseNumber, Runtime, TrustTier, VariantName,
-};
+use fieldfare_fleet::{Arithmetic, ByteSize, NatsPerToken, ReleaseId, ReleaseNumber, Runtime, TrustTier, VariantName};
 use fieldfare_proto::v1::ReleaseRecord;
 use fieldfare_release::limits::MAX_MANIFEST_BYTES;
 use fieldfare_release::manifest::{self, Figures};
@@ -120,7 +118,7 @@ fn variant_spec(variant: &manifest::Variant) -> Result<VariantSpec, Refusal> {
     let resident = artifacts.saturating_add(cache);
     let loss = NatsPerToken::new(figures.held_out_loss).map_err(|error| impossible(error.to_string()))?;
     Ok(VariantSpec {
-        name: fleet_name(&variant.name).map_err(|error| impossible(error.to_string()))?,
+        name: VariantName::new(variant.name.as_str()).map_err(|error| impossible(error.to_string()))?,
         runtime: match variant.runtime {
             manifest::Runtime::CandleGguf => Runtime::CandleGguf,
         },
@@ -135,11 +133,6 @@ fn variant_spec(variant: &manifest::Variant) -> Result<VariantSpec, Refusal> {
         loss: Loss::Known(loss),
         min_trust: TrustTier::Unattested,
     })
-}
-
-/// A variant's name as the fleet writes it. Manifests allow `_`, as in `q8_0`, which the fleet's names do not have.
-pub fn fleet_name(name: &fieldfare_release::VariantName) -> Result<VariantName, NameError> {
-    VariantName::new(name.as_str()).or_else(|_| VariantName::new(name.as_str().replace('_', "-")))
 }
 
 /// Weights of ten bits and less are quantised blocks, which the kernels multiply as 8-bit integers; wider ones are widened to

@@ -114,7 +114,7 @@ async fn a_device_reads_no_blob_and_writes_none() {
     for path in [
         "/metadata/timestamp.json",
         "/metadata/..%2Ffleet.json",
-        "/targets/farm.r1.q8_0.gguf",
+        "/targets/farm.r1.q8-0.gguf",
     ] {
         assert_eq!(
             fleet.http(&device, request(Method::GET, path, &[], b"")).await.status(),

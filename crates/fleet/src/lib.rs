@@ -35,9 +35,7 @@ pub mod placement;
 mod profile;
 
 pub use capacity::{Capacity, ProfileClass, ProfileClassError};
-pub use profile::{
-    Accelerator, Arch, CapabilityProfile, ComputeRates, DescribedDevice, MeasuredSpeed, ProfileError, Provenance,
-};
+pub use profile::{Accelerator, Arch, CapabilityProfile, ComputeRates, MeasuredSpeed, ProfileError, Provenance};
 
 pub mod install;
 mod obstacle;

@@ -84,3 +84,12 @@ pub const MAX_STEP_ATTEMPTS: u32 = 8;
 
 /// Most accelerators of one device; a board has one or two.
 pub const MAX_ACCELERATORS: usize = 16;
+
+/// Most local steps in one round: an evening's work for a slow device.
+pub const MAX_ROUND_STEPS: u32 = 10_000;
+
+/// Longest sequence that a job may ask a device to train on, in tokens: its activations are what training holds in memory.
+pub const MAX_TRAINING_SEQUENCE: u32 = 4096;
+
+/// Largest epsilon that a job may ask for. More is no promise, and a budget of 1e9 is a mistake.
+pub const MAX_JOB_EPSILON: f64 = 1e4;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
-use crate::{Arithmetic, ByteSize, BytesPerSecond, Labels, OpsPerSecond, Runtime, TokensPerSecond, VariantName};
+use crate::{Arithmetic, ByteSize, BytesPerSecond, OpsPerSecond, Runtime, TokensPerSecond, VariantName};
 
 /// Where the figures of a profile come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -108,16 +108,6 @@ pub struct CapabilityProfile {
     pub runtimes: BTreeSet<Runtime>,
     /// Measured speeds, if any.
     pub measured: Vec<MeasuredSpeed>,
-}
-
-/// A device as the fleet knows it: its profile and its labels.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub struct DescribedDevice {
-    /// What it is and can do.
-    pub profile: CapabilityProfile,
-    /// What its owner calls it.
-    pub labels: Labels,
 }
 
 /// An impossible profile: the field, what it says, and what is possible.

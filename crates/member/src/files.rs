@@ -88,10 +88,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let mut staged = path.as_os_str().to_owned();
     staged.push(".new");
     let staged = PathBuf::from(staged);
+    // One that a crash left behind is replaced, never reused: its mode may be another.
+    remove(&staged)?;
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&staged)
         .map_err(FileError::io("create", &staged))?;
@@ -197,10 +198,13 @@ mod tests {
         assert_eq!(read_json::<Vec<u32>>(&path).unwrap(), Some(vec![4]));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // What a crash before the rename leaves is not looked at.
-        fs::write(folder.path().join("settings.json.new"), "half").unwrap();
+        let left_behind = folder.path().join("settings.json.new");
+        fs::write(&left_behind, "half").unwrap();
+        fs::set_permissions(&left_behind, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(read_json::<Vec<u32>>(&path).unwrap(), Some(vec![4]));
         replace_json(&path, &vec![5]).unwrap();
         assert_eq!(read_json::<Vec<u32>>(&path).unwrap(), Some(vec![5]));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(
             fs::read_dir(folder.path()).unwrap().count(),
             1,

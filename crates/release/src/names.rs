@@ -25,7 +25,7 @@ pub enum NameError {
     Model(String),
     /// Not a variant name.
     #[error(
-        "variant name {0:?}: expected 1 to {MAX_VARIANT_NAME_BYTES} of a-z, 0-9, '_' and '-', starting with a letter or digit, and not \"release\""
+        "variant name {0:?}: expected 1 to {MAX_VARIANT_NAME_BYTES} of a-z, 0-9 and '-', starting and ending with a letter or digit, and not \"release\""
     )]
     Variant(String),
     /// Not a release number.
@@ -103,7 +103,7 @@ impl FromStr for ModelName {
     }
 }
 
-/// One runnable form of a release, such as `f16`, `q8_0` or `q4_0`.
+/// One runnable form of a release, such as `f16`, `q8-0` or `q4-0`.
 #[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct VariantName(String);
 
@@ -117,8 +117,12 @@ impl FromStr for VariantName {
         let first = bytes
             .first()
             .is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
-        let valid = first && bytes.iter().all(inner) && bytes.len() <= MAX_VARIANT_NAME_BYTES && text != "release";
+        let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+        let valid = first
+            && bytes.iter().all(inner)
+            && bytes.last() != Some(&b'-')
+            && bytes.len() <= MAX_VARIANT_NAME_BYTES
+            && text != "release";
         valid
             .then(|| Self(text.to_owned()))
             .ok_or_else(|| NameError::Variant(excerpt(text)))
@@ -289,10 +293,10 @@ mod tests {
     fn each_kind_of_target_reads_back_as_written() {
         let model: ModelName = "farm-gateway".parse().unwrap();
         let release = ReleaseNumber::new(12).unwrap();
-        let weights = TargetKind::Weights("q4_0".parse().unwrap());
+        let weights = TargetKind::Weights("q4-0".parse().unwrap());
         for (kind, text) in [
             (TargetKind::Release, "farm-gateway.r12.release.json"),
-            (weights, "farm-gateway.r12.q4_0.gguf"),
+            (weights, "farm-gateway.r12.q4-0.gguf"),
             (TargetKind::AdapterRelease, "adapter.farm-gateway.r12.release.json"),
             (TargetKind::AdapterFactors, "adapter.farm-gateway.r12.safetensors"),
         ] {
@@ -318,11 +322,13 @@ mod tests {
             "../m.r1.release.json",
             "m/r1.r1.release.json",
             "adapter.r1.release.json",
-            "adapter.r1.q8_0.gguf",
+            "adapter.r1.q8-0.gguf",
             "adapter.adapter.r1.safetensors",
-            "adapter.m.r1.q8_0.gguf",
-            "m.r1.q8_0.gguf.",
-            "m.r1.Q8_0.gguf",
+            "adapter.m.r1.q8-0.gguf",
+            "m.r1.q8-0.gguf.",
+            "m.r1.q8_0.gguf",
+            "m.r1.q8-.gguf",
+            "m.r1.Q8-0.gguf",
             "m.r1.safetensors",
         ] {
             assert!(text.parse::<TargetName>().is_err(), "{text}");

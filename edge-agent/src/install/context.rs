@@ -43,7 +43,7 @@ mod tests {
 
     fn variant(memory_bytes: u64, kv_bytes_per_token: u64, context_tokens: u32) -> Variant {
         Variant {
-            name: "q4_0".parse().unwrap(),
+            name: "q4-0".parse().unwrap(),
             runtime: Runtime::CandleGguf,
             artifacts: Default::default(),
             figures: Figures {

@@ -1,5 +1,6 @@
 //! A round's configuration, checked: what the device will do with its examples, and what it pays.
 
+use fieldfare_fleet::limits::{MAX_ROUND_STEPS, MAX_TRAINING_SEQUENCE};
 use fieldfare_fleet::{Digest, RoundId, Timestamp};
 use fieldfare_lm::adapter::Projection;
 use fieldfare_lm::config::DecoderConfig;
@@ -14,7 +15,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::install::digest;
-use crate::limits::{MAX_ROUND_CONFIGURATION_BYTES, MAX_ROUND_STEPS, MAX_TRAINED_PARAMETERS, MAX_TRAINING_SEQUENCE};
+use crate::limits::{MAX_ROUND_CONFIGURATION_BYTES, MAX_TRAINED_PARAMETERS};
 
 /// What a round asks of a device.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,11 +6,13 @@ pub mod backoff;
 
 use std::time::Duration;
 
+use fieldfare_member::ticket::claimed_round;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
 use fieldfare_proto::v1::{
-    self, DeviceMessage, GatewayMessage, Heartbeat, Hello, InvitationReply, RoundInvitation, TrainingReadiness,
-    Welcome, device_message::Message as Up, gateway_message::Message as Down,
+    self, DeviceMessage, GatewayMessage, Heartbeat, Hello, InvitationRefused, InvitationReply, RefusalReason,
+    RoundInvitation, RoundRef, TrainingReadiness, Welcome, device_message::Message as Up,
+    gateway_message::Message as Down, invitation_reply,
 };
 use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, ServerTrust, TimeSource, connect};
 use tokio::sync::{mpsc, watch};
@@ -22,7 +24,7 @@ use tonic::{Status, Streaming};
 use crate::clock;
 use crate::config::{AgentConfig, label_pairs};
 use crate::install::Desired;
-use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, SESSION_QUEUE, WELCOME_TIMEOUT};
+use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, INVITATION_QUEUE, SESSION_QUEUE, WELCOME_TIMEOUT};
 use crate::process;
 use backoff::Backoff;
 
@@ -206,7 +208,7 @@ impl Session {
                         let artifact_endpoint = welcome.artifact_endpoint.clone();
                         self.desired.send_replace(Some(Desired { state, artifact_endpoint }));
                     }
-                    Some(Down::Invitation(invitation)) => self.invite(invitation),
+                    Some(Down::Invitation(invitation)) => self.invite(invitation, up).await?,
                     Some(Down::ComeBack(message)) => return Err(self.come_back(message)),
                     Some(Down::Welcome(_)) | None => {}
                 },
@@ -232,11 +234,26 @@ impl Session {
         }
     }
 
-    /// An invitation that finds a full queue is lost; the controller invites again.
-    fn invite(&self, invitation: RoundInvitation) {
-        if self.invitations.try_send(invitation).is_err() {
-            tracing::warn!("an invitation was dropped: too many wait");
-        }
+    /// Passes an invitation on, or refuses it at once where as many wait as may.
+    async fn invite(&self, invitation: RoundInvitation, up: &mpsc::Sender<DeviceMessage>) -> Result<(), Ended> {
+        let Err(full) = self.invitations.try_send(invitation) else {
+            return Ok(());
+        };
+        let invitation = full.into_inner();
+        let Some(round) = claimed_round(invitation.ticket.as_ref()) else {
+            tracing::warn!("an invitation without a readable ticket was passed over");
+            return Ok(());
+        };
+        tracing::warn!(%round, "an invitation is refused: too many wait");
+        let refused = InvitationRefused {
+            reason: RefusalReason::Busy.into(),
+            detail: format!("{INVITATION_QUEUE} invitations wait already"),
+        };
+        let reply = InvitationReply {
+            round: Some(RoundRef::from(&round)),
+            reply: Some(invitation_reply::Reply::Refused(refused)),
+        };
+        send(up, Up::InvitationReply(reply)).await
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) struct VariantPlan {
 /// What is built where nothing is asked for, the most precise first.
 const STANDARD: [Precision; 3] = [Precision::F16, Precision::Q8_0, Precision::Q4_0];
 
-/// The name of a variant: the fleet's names are DNS labels, without `_`.
+/// The name of a variant: GGUF's name of its format, without the `_` that names of variants do not have.
 fn name(precision: Precision) -> String {
     precision.name().to_lowercase().replace('_', "-")
 }

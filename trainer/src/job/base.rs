@@ -90,11 +90,7 @@ fn in_use<'a>(manifest: &'a ReleaseManifest, names: &[String]) -> Result<Vec<&'a
         return Ok(manifest.variants.iter().collect());
     }
     let find = |name: &String| {
-        // The fleet writes `q8-0` for a manifest's `q8_0`.
-        let found = manifest
-            .variants
-            .iter()
-            .find(|variant| variant.name.as_str().replace('_', "-") == name.replace('_', "-"));
+        let found = manifest.variants.iter().find(|variant| variant.name.as_str() == name);
         found.ok_or_else(|| missing(name))
     };
     names.iter().map(find).collect()

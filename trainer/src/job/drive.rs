@@ -328,8 +328,8 @@ impl<'a> Drive<'a> {
             }
             Computed::Measured(Ok(measured)) => {
                 attempted.measured = measured;
-                let name = VariantName::new(self.job.bench.name(0).replace('_', "-"))
-                    .map_err(WorkError::impossible("a variant's name"))?;
+                let name =
+                    VariantName::new(self.job.bench.name(0)).map_err(WorkError::impossible("a variant's name"))?;
                 let (before, after) = (nats(self.last_loss), nats(measured.loss_per_token()));
                 let variants = BTreeMap::from([(name, VariantEvaluation { before, after })]);
                 self.tell(Event::Evaluated { round, variants });

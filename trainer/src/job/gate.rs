@@ -218,8 +218,8 @@ mod tests {
             },
         ];
         for case in cases {
-            let after = [("q8_0".to_owned(), measured(case.after.0, case.after.1, case.questions))];
-            let (evaluations, reasons) = judge(&case.gate, &[before("q8_0", case.before, case.majority)], &after);
+            let after = [("q8-0".to_owned(), measured(case.after.0, case.after.1, case.questions))];
+            let (evaluations, reasons) = judge(&case.gate, &[before("q8-0", case.before, case.majority)], &after);
             assert_eq!(
                 evaluations[0].passed,
                 case.refused_for.is_empty(),
@@ -239,15 +239,15 @@ mod tests {
 
     #[test]
     fn one_variant_that_did_not_gain_keeps_all_from_being_published() {
-        let known = [before("f16", (1.0, 0.1), 0.2), before("q4_0", (1.1, 0.1), 0.2)];
+        let known = [before("f16", (1.0, 0.1), 0.2), before("q4-0", (1.1, 0.1), 0.2)];
         let after = [
             ("f16".to_owned(), measured(0.5, 60, 100)),
-            ("q4_0".to_owned(), measured(1.2, 60, 100)),
+            ("q4-0".to_owned(), measured(1.2, 60, 100)),
         ];
         let (evaluations, reasons) = judge(&GATE, &known, &after);
         assert!(evaluations[0].passed && !evaluations[1].passed);
         assert!(
-            reasons.len() == 1 && reasons[0].starts_with("q4_0: the loss went from 1.1000 to 1.2000"),
+            reasons.len() == 1 && reasons[0].starts_with("q4-0: the loss went from 1.1000 to 1.2000"),
             "{reasons:?}"
         );
         let (_, reasons) = judge(&GATE, &known[..1], &after);

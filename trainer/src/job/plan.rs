@@ -22,8 +22,8 @@ use super::privacy::Privacy;
 use crate::clock::unix_ms;
 use crate::failure::WorkError;
 use crate::limits::{
-    ADAM_STEP_MAX, COMPUTE_WITHIN, PHYSICAL_BATCH, RING_BITS, RING_COHORT_MIN, RING_RANGE_MIN, ROUND_ATTEMPTS_DEFAULT,
-    ROUND_RETRY, SELECT_WITHIN,
+    ADAM_STEP_MAX, COMPUTE_WITHIN, PHYSICAL_BATCH, RING_BITS, RING_COHORT_MIN, RING_RANGE_MIN, ROUND_RETRY,
+    SELECT_WITHIN,
 };
 
 /// A job, decided.
@@ -141,21 +141,16 @@ impl Plan {
             collect_within: self.collect_within(),
             compute_within: COMPUTE_WITHIN,
             retry_after: ROUND_RETRY,
-            max_attempts: self.attempts(),
+            max_attempts: self.spec.attempts_per_round,
             contribution: ByteSize::new(self.codec.byte_length() as u64),
+            // Noise may raise the loss of a round whose mean is right. What the job as a whole must gain is judged at its end, on
+            // every variant and by more than the loss.
             evaluation: EvaluationRule {
                 max_round_increase: f64::MAX,
                 min_job_gain: 0.0,
             },
             seed: spec.seed,
         })
-    }
-
-    pub(super) fn attempts(&self) -> u32 {
-        match self.spec.attempts_per_round {
-            0 => ROUND_ATTEMPTS_DEFAULT,
-            attempts => attempts,
-        }
     }
 
     fn collect_within(&self) -> Duration {

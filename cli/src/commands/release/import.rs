@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use fieldfare_proto::v1;
+use fieldfare_release::VariantName;
 
 use super::super::{Session, plan};
 use crate::clock;
@@ -27,8 +28,9 @@ pub struct Import {
     /// Probe prompts that go into the release: JSONL of {"prompt"}, with "completion" where the answer is known.
     #[arg(long)]
     pub probes: Option<PathBuf>,
-    /// Variants to build, for example f16,q8_0,q4_0; all that fit the source when not given.
-    #[arg(long, value_delimiter = ',')]
+    /// Variants to build, for example f16,q8-0,q4-0; GGUF's own names (Q8_0) are understood, too. All that fit the source when
+    /// not given.
+    #[arg(long, value_delimiter = ',', value_parser = variant_name)]
     pub variants: Vec<String>,
     /// Name of the job; made from the model's when not given.
     #[arg(long)]
@@ -36,6 +38,15 @@ pub struct Import {
     /// Print the job and go, rather than follow it.
     #[arg(long)]
     pub detach: bool,
+}
+
+/// The name of the variant of a GGUF format, by either name.
+fn variant_name(text: &str) -> Result<String> {
+    Ok(text
+        .to_lowercase()
+        .replace('_', "-")
+        .parse::<VariantName>()?
+        .to_string())
 }
 
 /// Uploads what an import needs and starts the job.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::roofline::predict;
 use super::variant::VariantSpec;
 use crate::limits::CORRECTION_RANGE;
-use crate::{Capacity, Fraction, TokensPerSecond};
+use crate::{Capacity, TokensPerSecond};
 
 /// Ratio of the speed that devices of a class reach to the speed that the roofline predicts, 0.01 to 2.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -45,11 +45,6 @@ impl Correction {
         } else {
             Self(factor.clamp(least, most))
         }
-    }
-
-    /// A correction that takes this share of the roofline, for a class that nothing is known about.
-    pub fn assumed(efficiency: Fraction) -> Self {
-        Self::new(efficiency.get())
     }
 
     /// What the devices of a class observed, each its own: the median of the devices' ratios of measured to predicted speed, which

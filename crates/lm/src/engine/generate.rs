@@ -46,16 +46,6 @@ pub enum FinishReason {
     ContextFull,
 }
 
-impl FinishReason {
-    /// OpenAI's `finish_reason`: `stop` or `length`.
-    pub fn openai_name(self) -> &'static str {
-        match self {
-            FinishReason::EndToken | FinishReason::StopString => "stop",
-            FinishReason::MaxTokens | FinishReason::ContextFull => "length",
-        }
-    }
-}
-
 /// A generated token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GeneratedToken {

@@ -18,7 +18,7 @@ fn a_delegation_that_oversteps_is_not_consulted() {
         .next(NOW.plus(DAY));
     for stolen in [
         "farm.r9.release.json",
-        "farm.r9.q8_0.gguf",
+        "farm.r9.q8-0.gguf",
         "adapter.orchard.r9.release.json",
     ] {
         forged.list(&name(stolen), target(b"malware"));
@@ -31,7 +31,7 @@ fn a_delegation_that_oversteps_is_not_consulted() {
     );
     for stolen in [
         "farm.r9.release.json",
-        "farm.r9.q8_0.gguf",
+        "farm.r9.q8-0.gguf",
         "adapter.orchard.r9.release.json",
     ] {
         let (listed, asked) = look_up(&mut verified, &world.mirror, stolen).unwrap();

@@ -56,7 +56,7 @@ fn imported() -> ReleaseManifest {
             layers: 4,
             hidden: 96,
         },
-        variants: vec![variant("f16"), variant("q4_0")],
+        variants: vec![variant("f16"), variant("q4-0")],
         probes: vec![Probe {
             prompt: "soil 12 %".to_owned(),
             expected: " dry".to_owned(),
@@ -108,7 +108,7 @@ fn federated() -> ReleaseManifest {
         }),
         evaluation_tokens: 4096,
         evaluation: vec![VariantEvaluation {
-            variant: "q4_0".parse().unwrap(),
+            variant: "q4-0".parse().unwrap(),
             before: side(1.2, 0.4),
             after: side(0.9, 0.8),
         }],
@@ -132,7 +132,7 @@ fn manifests_read_back_as_written() {
     let targets: Vec<_> = release.artifacts().into_keys().map(ToString::to_string).collect();
     assert_eq!(
         targets,
-        ["adapter.farm.r2.safetensors", "farm.r1.f16.gguf", "farm.r1.q4_0.gguf"]
+        ["adapter.farm.r2.safetensors", "farm.r1.f16.gguf", "farm.r1.q4-0.gguf"]
     );
 }
 
@@ -209,7 +209,7 @@ fn wrong_fields_are_named() {
         ("/variants/0/artifacts", json!({}), "weights are missing"),
         (
             "/variants/0/artifacts/weights/target",
-            json!("farm.r1.q4_0.gguf"),
+            json!("farm.r1.q4-0.gguf"),
             "not a file of this variant",
         ),
         (
@@ -276,7 +276,7 @@ fn wrong_fields_of_a_federated_release_are_named() {
         ("/provenance/privacy/mechanism/steps", json!(0), "steps"),
         (
             "/provenance/evaluation/0/variant",
-            json!("q8_0"),
+            json!("q8-0"),
             "no variant of this release",
         ),
         ("/provenance/evaluation/0/after/exact_match", json!(1.1), "exact_match"),
