@@ -1,6 +1,6 @@
 //! Starts the process: parses, runs until a signal, drains.
 
-use std::io::{BufReader, Write, stdin, stdout};
+use std::io::{BufReader, IsTerminal, Write, stderr, stdin, stdout};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -13,20 +13,31 @@ use fieldfare_agent::{clock, enrolment, measure, rounds, serving, status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("FIELDFARE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    match carry_out(Arguments::parse().command) {
+    match log().and_then(|()| carry_out(Arguments::parse().command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fieldfare-agent: {}", process::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Logs on standard error, by the filter in `FIELDFARE_LOG`, in colour on a terminal alone.
+fn log() -> anyhow::Result<()> {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .with_env_var("FIELDFARE_LOG")
+        .from_env()
+        .context("FIELDFARE_LOG is no filter, such as info or fieldfare_agent=debug")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(stderr().is_terminal())
+        .with_writer(stderr)
+        .init();
+    Ok(())
 }
 
 fn carry_out(command: Command) -> anyhow::Result<()> {

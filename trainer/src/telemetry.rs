@@ -1,5 +1,7 @@
 //! Logs: text or JSON on standard error.
 
+use std::io::IsTerminal;
+
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -14,7 +16,11 @@ use crate::config::{LogFormat, Run};
 pub fn install(options: &Run) -> Result<()> {
     let filter = EnvFilter::try_new(&options.log).with_context(|| format!("--log {:?}", options.log))?;
     let is_json = options.log_format == LogFormat::Json;
-    let text = (!is_json).then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    let colour = std::io::stderr().is_terminal();
+    let text = (!is_json).then(|| {
+        let text = tracing_subscriber::fmt::layer();
+        text.with_writer(std::io::stderr).with_ansi(colour)
+    });
     let json = is_json.then(|| tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr));
     Ok(tracing_subscriber::registry()
         .with(filter)
