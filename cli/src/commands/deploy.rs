@@ -31,13 +31,14 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', value_parser = wave, default_value = "1,50%,100%")]
     pub waves: Vec<WaveSize>,
     /// A condition that each wave must meet, for example `probe-loss<=1.5`, `tokens-per-second>=0.5x` (times the previous release).
-    /// Repeat it for more. Without any: no device crashes, none fails to converge.
+    /// Repeat it for more. Without any: no device crashes, none fails to converge, no probe ends in an error, and probes are
+    /// answered at the speed that the deployment asks for.
     #[arg(long = "gate", value_parser = gate)]
     pub gates: Vec<Gate>,
     /// Devices that may be between releases at one time.
     #[arg(long, default_value_t = 100)]
     pub max_unavailable: u32,
-    /// Probe answers that a wave must have before its gates are judged; without them it holds.
+    /// Probe answers, over all devices that have the release, without which no gate passes and a wave holds.
     #[arg(long, default_value_t = 1)]
     pub min_probes: u32,
     /// Seconds that a wave is watched after its devices converged.
@@ -75,6 +76,14 @@ impl Arguments {
                 Gate {
                     metric: Metric::CannotConverge,
                     bound: Bound::AtMost(0.0),
+                },
+                Gate {
+                    metric: Metric::ErrorRate,
+                    bound: Bound::AtMost(0.0),
+                },
+                Gate {
+                    metric: Metric::TokensPerSecond,
+                    bound: Bound::AtLeast(self.needs.min_tokens_per_second),
                 },
             ],
             gates => gates.to_vec(),

@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use fieldfare_fleet::placement::{Correction, PlacementReport, Requirements, place};
 use fieldfare_fleet::{
-    Architecture, ByteSize, CapabilityProfile, Capacity, FeedForward, TokensPerSecond, TrustTier, known_model,
-    known_models, reference_profile, reference_profiles,
+    Architecture, ByteSize, CapabilityProfile, Capacity, FeedForward, KnownModel, TokensPerSecond, TrustTier,
+    known_model, known_models, reference_profile, reference_profiles,
 };
-use fieldfare_lm::config::DecoderConfig;
-use fieldfare_lm::gguf::Gguf;
+use fieldfare_lm::config::{Architecture as DecoderFamily, DecoderConfig};
+use fieldfare_lm::gguf::{Gguf, TensorInfo};
 use fieldfare_proto::v1;
 use serde::Serialize;
 
@@ -107,6 +107,8 @@ pub fn size(text: &str) -> Result<ByteSize, String> {
 struct Plan {
     model: String,
     source: String,
+    /// What stands in the way of running it, whatever the device.
+    obstacle: Option<String>,
     devices: Vec<Row>,
 }
 
@@ -139,30 +141,56 @@ fn of_profiles(arguments: &Arguments) -> Result<Vec<Plan>> {
     let profiles = profiles(&arguments.profile, arguments.model_memory)?;
     let requirements = arguments.needs.requirements()?;
     let models = match arguments.model.as_deref() {
-        None => known_models()
-            .into_iter()
-            .map(|known| (known.name.to_owned(), known.source.to_owned(), known.architecture))
-            .collect(),
+        None => known_models().into_iter().map(SizedModel::known).collect(),
         Some(name) => match known_model(name) {
-            Some(known) => vec![(known.name.to_owned(), known.source.to_owned(), known.architecture)],
+            Some(known) => vec![SizedModel::known(known)],
             None => vec![of_file(Path::new(name))?],
         },
     };
     Ok(models
         .into_iter()
-        .map(|(model, source, architecture)| {
-            let variants = architecture.variants();
+        .map(|sized| {
+            let variants = sized.architecture.variants();
             let devices = profiles.iter().map(|profile| {
                 let capacity = Capacity::of(profile, TrustTier::Unattested);
                 row(profile, &place(&capacity, &variants, &requirements, Correction::NONE))
             });
             Plan {
-                model,
-                source,
                 devices: devices.collect(),
+                model: sized.name,
+                source: sized.source,
+                obstacle: sized.obstacle,
             }
         })
         .collect())
+}
+
+/// A model whose size is known.
+struct SizedModel {
+    name: String,
+    source: String,
+    architecture: Architecture,
+    obstacle: Option<String>,
+}
+
+impl SizedModel {
+    fn known(known: KnownModel) -> Self {
+        Self {
+            name: known.name.to_owned(),
+            source: known.source.to_owned(),
+            obstacle: obstacle(known.family),
+            architecture: known.architecture,
+        }
+    }
+}
+
+/// Why this build cannot run a family of models, if so.
+fn obstacle(family: &str) -> Option<String> {
+    let runs = DecoderFamily::from_name(family).is_some_and(DecoderFamily::is_runnable);
+    let why = format!(
+        "no runtime of this build computes the architecture {family} yet; these are the sizes and speeds that its variants would have"
+    );
+    (!runs).then_some(why)
 }
 
 fn profiles(named: &[String], model_memory: Option<ByteSize>) -> Result<Vec<CapabilityProfile>> {
@@ -207,19 +235,34 @@ fn profile(name: &str) -> Result<CapabilityProfile> {
 /// # Errors
 /// There is no such file, or it is none that this version reads.
 pub fn header(path: &Path) -> Result<(Gguf, DecoderConfig)> {
+    read_header(path, Weights::Must)
+}
+
+/// Whether a file's weights follow its header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weights {
+    Must,
+    May,
+}
+
+fn read_header(path: &Path, weights: Weights) -> Result<(Gguf, DecoderConfig)> {
     let shown = path.display();
     let mut file = File::open(path).with_context(|| format!("opening {shown}"))?;
     let facts = file.metadata().with_context(|| format!("reading {shown}"))?;
     if !facts.is_file() {
         bail!("{shown} is no file");
     }
-    let gguf = Gguf::read_header(&mut file, facts.len()).with_context(|| format!("{shown} is no usable GGUF file"))?;
+    let length = match weights {
+        Weights::Must => facts.len(),
+        Weights::May => u64::MAX,
+    };
+    let gguf = Gguf::read_header(&mut file, length).with_context(|| format!("{shown} is no usable GGUF file"))?;
     let config = DecoderConfig::from_gguf(&gguf).with_context(|| format!("{shown} holds no usable model"))?;
     Ok((gguf, config))
 }
 
 /// The size of a model, from the header of a GGUF file alone.
-fn of_file(path: &Path) -> Result<(String, String, Architecture)> {
+fn of_file(path: &Path) -> Result<SizedModel> {
     if !path.exists() {
         let names: Vec<&str> = known_models().iter().map(|model| model.name).collect();
         return Err(Advice::new(
@@ -228,29 +271,58 @@ fn of_file(path: &Path) -> Result<(String, String, Architecture)> {
         )
         .into());
     }
-    let (gguf, config) = header(path)?;
+    // A plan needs no weights: they may be missing from the file.
+    let (gguf, config) = read_header(path, Weights::May)?;
     let name = path
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned())
         .unwrap_or_default();
-    Ok((name, path.display().to_string(), architecture(&config, &gguf)?))
+    let source = path.display().to_string();
+    Ok(SizedModel {
+        architecture: architecture(&config, &gguf).with_context(|| format!("{source} holds no usable model"))?,
+        obstacle: obstacle(config.architecture.name()),
+        name,
+        source,
+    })
 }
 
 fn architecture(config: &DecoderConfig, gguf: &Gguf) -> Result<Architecture> {
     let number =
         |name: &str, value: usize| u32::try_from(value).with_context(|| format!("`{name}` of the model is {value}"));
     let vectors = gguf.tensors.iter().filter(|tensor| tensor.dimensions.len() == 1);
-    Ok(Architecture {
+    let architecture = Architecture {
         layers: number("layers", config.layers)?,
         hidden: number("width", config.width)?,
         feed_forward: number("feed_forward", config.feed_forward)?,
-        feed_forward_kind: FeedForward::Gated,
+        feed_forward_kind: match is_gated(config, gguf) {
+            true => FeedForward::Gated,
+            false => FeedForward::Plain,
+        },
         heads: number("heads", config.heads)?,
         kv_heads: number("kv_heads", config.kv_heads)?,
         vocabulary: number("vocabulary", config.vocabulary)?,
         context: number("context", config.context)?,
-        vector_params: vectors.map(fieldfare_lm::gguf::TensorInfo::elements).sum(),
-    })
+        vector_params: vectors.map(TensorInfo::elements).fold(0, u64::saturating_add),
+    };
+    architecture.validate()?;
+    let told = architecture.params();
+    let held = gguf
+        .tensors
+        .iter()
+        .map(TensorInfo::elements)
+        .fold(0, u64::saturating_add);
+    // An output head may be the embedding, which is then held once.
+    let tied = u64::from(architecture.vocabulary) * u64::from(architecture.hidden);
+    if held.abs_diff(told) > told / 10 && held.abs_diff(told - tied) > told / 10 {
+        bail!("its metadata describe {told} parameters, and its tensors have {held}");
+    }
+    Ok(architecture)
+}
+
+/// Whether the feed-forward blocks have a gate: a matrix of its own, or the other half of a doubled one.
+fn is_gated(config: &DecoderConfig, gguf: &Gguf) -> bool {
+    let doubled = |up: &TensorInfo| up.dimensions.get(1) == Some(&(2 * config.feed_forward as u64));
+    gguf.tensor("blk.0.ffn_gate.weight").is_some() || gguf.tensor("blk.0.ffn_up.weight").is_some_and(doubled)
 }
 
 fn row(profile: &CapabilityProfile, report: &PlacementReport) -> Row {
@@ -321,6 +393,7 @@ async fn of_fleet(session: &Session, release: &str, arguments: &Arguments) -> Re
     Ok(Plan {
         model: release.model,
         source: release.manifest_target,
+        obstacle: None,
         devices: devices.collect(),
     })
 }
@@ -343,7 +416,8 @@ fn text(plan: &Plan) -> String {
             ]
         }),
     );
-    format!("{} ({})\n{rows}", plan.model, plan.source)
+    let obstacle: String = plan.obstacle.iter().map(|why| format!("{why}\n")).collect();
+    format!("{} ({})\n{obstacle}{rows}", plan.model, plan.source)
 }
 
 #[cfg(test)]

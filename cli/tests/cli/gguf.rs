@@ -36,22 +36,44 @@ async fn the_header_alone_is_enough() {
 async fn a_truncated_file_is_refused_by_name() {
     let home = Home::new();
     let whole = std::fs::read(MODEL_FILE).unwrap();
-    for length in [
-        0,
-        3,
-        4,
-        7,
-        8,
-        23,
-        24,
-        40,
-        1000,
-        10_000,
-        whole.len() / 2,
-        whole.len() - 1,
-    ] {
+    for length in [0, 3, 4, 7, 8, 23, 24, 40, 1000, 10_000] {
         let file = home.write("cut.gguf", &whole[..length]);
         home.fails(1, &format!("plan {file}"), &["cut.gguf", "because: GGUF: "])
+            .await;
+    }
+    // With the whole header, a plan needs no weights.
+    let plan = |file: &str| format!("plan {file} --context-tokens 256");
+    let of_all = home.json(&plan(MODEL_FILE)).await;
+    let cut = home.write("cut.gguf", &whole[..whole.len() / 2]);
+    assert_eq!(home.json(&plan(&cut)).await[0]["devices"], of_all[0]["devices"]);
+}
+
+#[tokio::test]
+async fn metadata_that_no_decoder_has_or_that_its_tensors_belie_are_refused() {
+    let home = Home::new();
+    let whole = std::fs::read(MODEL_FILE).unwrap();
+    for (key, value, expected) in [
+        ("llama.embedding_length", 1 << 31, "no usable model"),
+        (
+            "llama.feed_forward_length",
+            1 << 31,
+            "`feed_forward` of the model is 2147483648",
+        ),
+        ("llama.feed_forward_length", 4096, "and its tensors have"),
+        ("llama.block_count", 900, "no usable model"),
+    ] {
+        let key: &str = key;
+        let at = whole
+            .windows(key.len())
+            .position(|bytes| bytes == key.as_bytes())
+            .unwrap();
+        let mut patched = whole.clone();
+        // A key is followed by the type of its value, which is U32.
+        let at = at + key.len();
+        assert_eq!(patched[at..at + 4], U32.to_le_bytes());
+        patched[at + 4..at + 8].copy_from_slice(&u32::to_le_bytes(value));
+        let file = home.write("patched.gguf", &patched);
+        home.fails(1, &format!("plan {file}"), &["patched.gguf", expected])
             .await;
     }
 }

@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::{
+    MAX_CONTEXT_TOKENS, MAX_DECODER_FEED_FORWARD, MAX_DECODER_LAYERS, MAX_DECODER_VECTOR_PARAMS,
+    MAX_DECODER_VOCABULARY, MAX_DECODER_WIDTH,
+};
 use crate::placement::{BitsPerWeight, Loss, VariantSpec};
 use crate::{Arithmetic, ByteSize, NameError, Runtime, TrustTier, VariantName};
 
@@ -102,7 +106,52 @@ impl Quantisation {
     }
 }
 
+/// A size that no decoder has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` of the model is {value}; possible is {least} to {most}")]
+pub struct ArchitectureError {
+    /// The field.
+    pub field: &'static str,
+    /// What it says.
+    pub value: u64,
+    /// Least possible value.
+    pub least: u64,
+    /// Greatest possible value.
+    pub most: u64,
+}
+
 impl Architecture {
+    /// Refuses sizes that no decoder has: within these, every figure of a variant fits its type.
+    ///
+    /// # Errors
+    /// [`ArchitectureError`] names the field.
+    pub fn validate(&self) -> Result<(), ArchitectureError> {
+        let checks = [
+            ("layers", u64::from(self.layers), 1, MAX_DECODER_LAYERS),
+            ("hidden", u64::from(self.hidden), 1, MAX_DECODER_WIDTH),
+            (
+                "feed_forward",
+                u64::from(self.feed_forward),
+                1,
+                MAX_DECODER_FEED_FORWARD,
+            ),
+            ("heads", u64::from(self.heads), 1, u64::from(self.hidden)),
+            ("kv_heads", u64::from(self.kv_heads), 1, u64::from(self.heads)),
+            ("vocabulary", u64::from(self.vocabulary), 1, MAX_DECODER_VOCABULARY),
+            ("context", u64::from(self.context), 1, u64::from(MAX_CONTEXT_TOKENS)),
+            ("vector_params", self.vector_params, 0, MAX_DECODER_VECTOR_PARAMS),
+        ];
+        match checks.into_iter().find(|(_, v, a, b)| !(a..=b).contains(&v)) {
+            Some((field, value, least, most)) => Err(ArchitectureError {
+                field,
+                value,
+                least,
+                most,
+            }),
+            None => Ok(()),
+        }
+    }
+
     const fn kv_width(&self) -> u64 {
         self.hidden as u64 / self.heads as u64 * self.kv_heads as u64
     }
@@ -185,5 +234,47 @@ impl Architecture {
             .into_iter()
             .filter_map(|quantisation| self.variant(quantisation).ok())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_decoder_has_are_refused_and_the_greatest_others_compute() {
+        let greatest = Architecture {
+            layers: MAX_DECODER_LAYERS as u32,
+            hidden: MAX_DECODER_WIDTH as u32,
+            feed_forward: MAX_DECODER_FEED_FORWARD as u32,
+            feed_forward_kind: FeedForward::Gated,
+            heads: 1,
+            kv_heads: 1,
+            vocabulary: MAX_DECODER_VOCABULARY as u32,
+            context: MAX_CONTEXT_TOKENS,
+            vector_params: MAX_DECODER_VECTOR_PARAMS,
+        };
+        greatest.validate().unwrap();
+        for variant in greatest.variants() {
+            assert!(variant.weight_bytes.get() > 0 && variant.flops_per_token > 0);
+        }
+        type Change = fn(&mut Architecture);
+        let cases: [(Change, &str); 6] = [
+            (
+                |a| a.hidden = 1 << 31,
+                "`hidden` of the model is 2147483648; possible is 1 to 65536",
+            ),
+            (|a| a.feed_forward = 1 << 31, "`feed_forward`"),
+            (|a| a.layers = 0, "`layers` of the model is 0"),
+            (|a| a.heads = 0, "`heads`"),
+            (|a| a.kv_heads = 2, "`kv_heads` of the model is 2; possible is 1 to 1"),
+            (|a| a.vector_params = u64::MAX, "`vector_params`"),
+        ];
+        for (change, expected) in cases {
+            let mut changed = greatest.clone();
+            change(&mut changed);
+            let error = changed.validate().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 }

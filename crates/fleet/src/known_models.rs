@@ -12,6 +12,8 @@ pub struct KnownModel {
     pub name: &'static str,
     /// Repository on Hugging Face whose `config.json` the figures are from.
     pub source: &'static str,
+    /// Its architecture, as GGUF metadata name it.
+    pub family: &'static str,
     /// Its size.
     pub architecture: Architecture,
 }
@@ -43,9 +45,13 @@ pub fn known_models() -> Vec<KnownModel> {
         // norm after the last, and the bias of the head.
         vector_params: 32 * (4 * 2560 + 10_240 + 2560 + 2 * 2560) + 2 * 2560 + 51_200,
     };
-    let model = |name, source, architecture| KnownModel {
+    let model = |name, source, architecture: Architecture| KnownModel {
         name,
         source,
+        family: match architecture.feed_forward_kind {
+            FeedForward::Gated => "llama",
+            FeedForward::Plain => "phi2",
+        },
         architecture,
     };
     vec![

@@ -93,3 +93,18 @@ pub const MAX_TRAINING_SEQUENCE: u32 = 4096;
 
 /// Largest epsilon that a job may ask for. More is no promise, and a budget of 1e9 is a mistake.
 pub const MAX_JOB_EPSILON: f64 = 1e4;
+
+/// Most blocks of a decoder whose size is planned: eight times those of Llama 3.1 405B.
+pub const MAX_DECODER_LAYERS: u64 = 1024;
+
+/// Widest residual stream of a decoder: four times that of Llama 3.1 405B.
+pub const MAX_DECODER_WIDTH: u64 = 1 << 16;
+
+/// Widest feed-forward block: twenty times that of Llama 3.1 405B.
+pub const MAX_DECODER_FEED_FORWARD: u64 = 1 << 20;
+
+/// Largest vocabulary: sixteen times that of Gemma.
+pub const MAX_DECODER_VOCABULARY: u64 = 1 << 22;
+
+/// Most parameters that are vectors: norms and biases of the largest decoder within the other bounds.
+pub const MAX_DECODER_VECTOR_PARAMS: u64 = 1 << 34;

@@ -132,7 +132,7 @@ pub struct Gate {
 pub struct MinimumEvidence {
     /// Devices that reported the metric; a wave smaller than this needs all its devices.
     pub devices: u32,
-    /// Probes, for the metrics of probes.
+    /// Probes that were answered, over all devices of the new release: without them no gate passes.
     pub probes: u32,
     /// Requests, for the error rate.
     pub requests: u64,
@@ -160,7 +160,7 @@ pub struct GateReading {
     pub value: Option<f64>,
     /// Devices that reported it.
     pub devices: u32,
-    /// Probes or requests behind it; devices for the other metrics.
+    /// Probes or requests behind it; devices for the other metrics; the probes that were answered, where those are too few.
     pub samples: u64,
     /// How many of those samples it needs.
     pub samples_needed: u64,

@@ -104,8 +104,11 @@ pub(super) fn read(
     } else {
         BTreeMap::new()
     };
-    let (mut values, mut samples) = (Sum::default(), 0.0);
+    let (mut values, mut samples, mut probes) = (Sum::default(), 0.0, 0_u64);
     for member in population.iter().filter(|m| state.has_new_release(m.slot)) {
+        if let Some(evidence) = member.evidence_on(Some(&state.release)) {
+            probes += u64::from(evidence.probes_run);
+        }
         let Some((value, weight)) = of_member(gate.metric, member, state, now) else {
             continue;
         };
@@ -123,7 +126,18 @@ pub(super) fn read(
         }
         samples += weight;
     }
-    verdict(gate, values, samples as u64, census, state)
+    let reading = verdict(gate, values, samples as u64, census, state);
+    let probes_needed = u64::from(state.policy.minimum_evidence.probes);
+    if reading.verdict == GateVerdict::Passed && probes < probes_needed {
+        // A release that nobody has asked anything yet has shown nothing, however quiet its devices are.
+        return GateReading {
+            samples: probes,
+            samples_needed: probes_needed,
+            verdict: GateVerdict::Missing,
+            ..reading
+        };
+    }
+    reading
 }
 
 fn verdict(gate: Gate, values: Sum, samples: u64, census: &Census, state: &RolloutState) -> GateReading {

@@ -329,6 +329,28 @@ fn a_gate_without_its_evidence_holds_and_promote_goes_on() {
 }
 
 #[test]
+fn a_quiet_wave_that_answered_too_few_probes_holds() {
+    let mut policy = policy(&WAVES);
+    policy.gates = vec![Gate {
+        metric: Metric::CrashingDevices,
+        bound: Bound::AtMost(0.0),
+    }];
+    // One device answers four.
+    policy.minimum_evidence.probes = 5;
+    let mut fleet = Fleet::new(policy.clone(), &[Nature::Good; 5]);
+    fleet.run(1..100);
+    assert_eq!(fleet.offered(), 1);
+    let Some(Hold::MissingEvidence { readings }) = fleet.rollout.status(at(100)).hold else {
+        panic!()
+    };
+    assert_eq!(readings[0].to_string(), "crashing devices: 4 of 5 samples seen");
+    policy.minimum_evidence.probes = 4;
+    let mut fleet = Fleet::new(policy, &[Nature::Good; 5]);
+    fleet.run(1..100);
+    assert_eq!(fleet.offered(), 5);
+}
+
+#[test]
 fn a_stuck_device_holds_its_wave_until_the_deadline_decides() {
     for (rule, rolled_back) in [(DeadlineRule::Hold, false), (DeadlineRule::RollBack, true)] {
         let policy = RolloutPolicy {
