@@ -10,6 +10,7 @@ use fieldfare_proto::v1::{
     AcceptedContribution, CloseRoundRequest, FederatedCheckpoint, JobStage, RoundEvent, RoundSummary, round_event,
 };
 
+use super::privacy::opened;
 use super::round::{Attempted, kept_configuration};
 use super::{Job, bench};
 use crate::clock::unix_ms;
@@ -394,6 +395,7 @@ impl<'a> Drive<'a> {
     fn summary(&self, attempted: &Attempted) -> RoundSummary {
         let now = self.job.workshop.time.now();
         let (cohort, accepted) = (self.machine.spec.cohort, attempted.accepted.len() as u32);
+        let attempts = opened(&self.checkpoint.rounds, attempted.id.attempt.0);
         RoundSummary {
             round: attempted.id.round.0,
             attempt: attempted.id.attempt.0,
@@ -402,7 +404,7 @@ impl<'a> Drive<'a> {
             dropped: cohort.saturating_sub(accepted),
             loss_nats_per_token: attempted.measured.loss_per_token(),
             exact_match: attempted.measured.exact_rate(),
-            epsilon: self.job.plan.privacy.spent(attempted.id.round.0),
+            epsilon: self.job.plan.privacy.spent(attempts),
             finished_unix_ms: unix_ms(now),
             duration_ms: u64::try_from(now.since(attempted.begun).as_millis()).unwrap_or(u64::MAX),
         }

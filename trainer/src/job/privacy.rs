@@ -1,10 +1,10 @@
-//! What a job costs its participants: the noise that follows from the budget, and the epsilon after each round.
+//! What a job costs its participants: the noise that follows from the budget, and the epsilon after each round: an upper bound for every device.
 
 use fieldfare_privacy::limits::MAX_BUDGET_EPSILON;
 use fieldfare_privacy::{
     Accountant, Delta, DpSgdParameters, Epsilon, Mechanism, NoiseMultiplier, SamplingRate, calibrate_sigma,
 };
-use fieldfare_proto::v1::FederatedJobSpec;
+use fieldfare_proto::v1::{FederatedJobSpec, RoundSummary};
 
 /// The private training of a job, decided: parameters of one round, and the budget of all of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,7 +48,7 @@ impl Privacy {
             epsilon,
             delta,
         };
-        let spent = privacy.spent(spec.rounds);
+        let spent = privacy.cost(spec.rounds);
         if spent > spec.epsilon {
             return Err(format!(
                 "{} rounds with a noise multiplier of {sigma} spend epsilon {spent:.3}, above the budget of {}",
@@ -58,23 +58,51 @@ impl Privacy {
         Ok(privacy)
     }
 
-    /// The mechanisms of so many rounds.
-    pub(super) fn mechanism(&self, rounds: u32) -> Mechanism {
+    /// The mechanisms of so many attempts.
+    pub(super) fn mechanism(&self, attempts: u32) -> Mechanism {
         let round = self.round.mechanism();
         Mechanism {
-            steps: round.steps * u64::from(rounds),
+            steps: round.steps * u64::from(attempts),
             ..round
         }
     }
 
-    /// What a device has spent that took part in all of so many rounds.
-    pub(super) fn spent(&self, rounds: u32) -> f64 {
-        if rounds == 0 {
+    /// Epsilon of so many attempts, whatever the budget.
+    fn cost(&self, attempts: u32) -> f64 {
+        if attempts == 0 {
             0.0
         } else {
-            ACCOUNTANT.epsilon(&[self.mechanism(rounds)], self.delta).get()
+            ACCOUNTANT.epsilon(&[self.mechanism(attempts)], self.delta).get()
         }
     }
+
+    /// The most that any device has spent when so many attempts were opened. A device pays for an attempt at most once, for all
+    /// of it or not at all, and may have paid also for one that was abandoned afterwards; but it pays for none that would take it
+    /// beyond the job's budget, which it checks in its own ledger.
+    pub(super) fn spent(&self, attempts: u32) -> f64 {
+        self.cost(attempts).min(self.epsilon.get())
+    }
+
+    /// The most attempts of those opened that any device has paid for: as many as the job's budget allows. [`Self::spent`] says
+    /// why none has paid for more.
+    pub(super) fn payable(&self, opened: u32) -> u32 {
+        let (mut payable, mut most) = (0, opened);
+        while payable < most {
+            let middle = most - (most - payable) / 2;
+            if self.cost(middle) <= self.epsilon.get() {
+                payable = middle;
+            } else {
+                most = middle - 1;
+            }
+        }
+        payable
+    }
+}
+
+/// How many attempts were opened: those at committed rounds, each numbered from 1, and those at the round under way.
+pub(super) fn opened(committed: &[RoundSummary], under_way: u32) -> u32 {
+    let attempts = committed.iter().map(|round| round.attempt);
+    attempts.fold(under_way, u32::saturating_add)
 }
 
 #[cfg(test)]
@@ -103,6 +131,36 @@ mod tests {
         assert_eq!(privacy.spent(0), 0.0);
         let stricter = Privacy::of(&FederatedJobSpec { epsilon: 4.0, ..spec() }).unwrap();
         assert!(stricter.round.noise_multiplier() > privacy.round.noise_multiplier());
+    }
+
+    #[test]
+    fn an_abandoned_attempt_is_counted_since_devices_may_have_paid_for_it() {
+        let privacy = Privacy::of(&spec()).unwrap();
+        let round = |round, attempt| RoundSummary {
+            round,
+            attempt,
+            ..RoundSummary::default()
+        };
+        // The first round took two attempts, the second one, and a first attempt at the third is under way.
+        let attempts = opened(&[round(1, 2), round(2, 1)], 1);
+        assert_eq!(attempts, 4);
+        let four_attempts = Mechanism {
+            steps: 4 * 8,
+            ..privacy.round.mechanism()
+        };
+        let expected = Accountant::Rdp.epsilon(&[four_attempts], privacy.delta).get();
+        assert_eq!(privacy.spent(attempts), expected);
+        assert_eq!(privacy.mechanism(privacy.payable(attempts)), four_attempts);
+    }
+
+    #[test]
+    fn no_device_pays_beyond_the_jobs_budget_however_many_attempts_are_abandoned() {
+        let privacy = Privacy::of(&spec()).unwrap();
+        assert!(privacy.cost(6) > 8.0, "the noise is calibrated to five rounds");
+        for opened in [6, 7, 1000] {
+            assert_eq!((privacy.spent(opened), privacy.payable(opened)), (8.0, 5));
+        }
+        assert_eq!((privacy.payable(0), privacy.payable(1), privacy.payable(5)), (0, 1, 5));
     }
 
     #[test]

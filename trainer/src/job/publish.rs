@@ -12,7 +12,7 @@ use fieldfare_release::{Sha256Digest, TargetKind, TargetName, UnixSeconds};
 use ring::rand::SystemRandom;
 
 use super::Job;
-use super::privacy::Privacy;
+use super::privacy::{Privacy, opened};
 use crate::clock::unix_seconds;
 use crate::evaluation::Measured;
 use crate::failure::{WorkError, chain};
@@ -180,11 +180,13 @@ fn title(base: &str, job: &str) -> String {
     format!("{}{suffix}", &base[..end])
 }
 
-fn statement(privacy: &Privacy, rounds: u32) -> PrivacyStatement {
-    let mechanism = privacy.mechanism(rounds);
+/// What the release cost: an upper bound for every device that took part, since it counts each attempt that was opened and not
+/// only those that were committed, as far as a device's ledger pays for them within the job's budget.
+fn statement(privacy: &Privacy, attempts: u32) -> PrivacyStatement {
+    let mechanism = privacy.mechanism(privacy.payable(attempts));
     PrivacyStatement {
         unit: PrivacyUnit::Example,
-        epsilon: privacy.spent(rounds),
+        epsilon: privacy.spent(attempts),
         delta: privacy.delta.get(),
         accountant: Accountant::Rdp,
         mechanism: Mechanism {
@@ -230,7 +232,10 @@ fn manifest(job: &Job<'_>, checkpoint: &FederatedCheckpoint, made: &Made<'_>, pr
             job: job.plan.job.to_string(),
             cohorts: checkpoint.rounds.iter().map(|round| round.accepted).collect(),
             aggregation: AggregationRule::Mean,
-            privacy: Some(statement(&job.plan.privacy, checkpoint.committed_round)),
+            privacy: Some(statement(
+                &job.plan.privacy,
+                opened(&checkpoint.rounds, checkpoint.attempt),
+            )),
             evaluation_tokens: made.tokens,
             evaluation: made
                 .evaluations

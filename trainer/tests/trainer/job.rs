@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use fieldfare_privacy::{Accountant, Delta, Epsilon, Mechanism, SamplingRate, calibrate_sigma};
 use fieldfare_proto::v1::{EvaluationGate, FederatedJobSpec, FederatedWork, claim, finish_request, work_checkpoint};
 use fieldfare_release::manifest::{
     Architecture, Artifact, ArtifactRole, Figures, Probe, Provenance, ReleaseManifest, Requirements, Runtime,
@@ -115,6 +116,24 @@ fn spec() -> FederatedJobSpec {
         attempts_per_round: 2,
         ..FederatedJobSpec::default()
     }
+}
+
+/// What a device has spent after so many attempts at a round of this job, whose noise is the least that its rounds allow.
+fn spent(spec: &FederatedJobSpec, attempts: u64) -> f64 {
+    let (rate, delta) = (
+        SamplingRate::new(spec.sampling_rate).unwrap(),
+        Delta::new(spec.delta).unwrap(),
+    );
+    let steps = u64::from(spec.steps_per_round);
+    let budget = Epsilon::new(spec.epsilon).unwrap();
+    let all = u64::from(spec.rounds) * steps;
+    let noise_multiplier = calibrate_sigma(Accountant::Rdp, budget, delta, rate, all).unwrap();
+    let mechanism = Mechanism {
+        sampling_rate: rate,
+        noise_multiplier,
+        steps: attempts * steps,
+    };
+    Accountant::Rdp.epsilon(&[mechanism], delta).get().min(spec.epsilon)
 }
 
 fn data() -> FarmDatasets {
@@ -261,9 +280,8 @@ async fn a_job_that_gains_is_published_and_its_release_verifies_as_a_device_veri
         let state = controller.state();
         assert_eq!(state.closed.len(), 2);
         let summaries: Vec<_> = state.closed.iter().map(|closed| closed.summary.unwrap()).collect();
-        assert!(
-            summaries[0].epsilon > 0.0 && summaries[0].epsilon < summaries[1].epsilon && summaries[1].epsilon <= 8.0
-        );
+        let epsilons: Vec<f64> = summaries.iter().map(|summary| summary.epsilon).collect();
+        assert_eq!(epsilons, [spent(&spec(), 1), spent(&spec(), 2)]);
         assert!(
             summaries
                 .iter()
@@ -287,7 +305,8 @@ async fn a_job_that_gains_is_published_and_its_release_verifies_as_a_device_veri
     };
     assert_eq!((job.as_str(), cohorts.as_slice()), ("job-1", &[2, 2][..]));
     let privacy = privacy.as_ref().unwrap();
-    assert!(privacy.epsilon <= 8.0 && privacy.mechanism.steps == 16 && privacy.mechanism.sampling_rate == 0.16);
+    assert_eq!(privacy.epsilon, spent(&spec(), 2));
+    assert!(privacy.mechanism.steps == 16 && privacy.mechanism.sampling_rate == 0.16);
     assert!(evaluation[0].after.loss < evaluation[0].before.loss - 0.05);
     assert_eq!(
         manifest.base.as_ref().unwrap().manifest.as_str(),
@@ -336,15 +355,12 @@ async fn a_killed_trainers_job_goes_on_in_another_folder_after_the_last_committe
     stage.enrol("t1", folders[0].path());
     stage.enrol("t2", folders[1].path());
     let following = follow(&stage, folders[0].path(), devices(&stage, &data));
-    controller.offer(work(
-        controller,
-        &data,
-        FederatedJobSpec {
-            rounds: 2,
-            steps_per_round: 2,
-            ..spec()
-        },
-    ));
+    let spec = FederatedJobSpec {
+        rounds: 2,
+        steps_per_round: 2,
+        ..spec()
+    };
+    controller.offer(work(controller, &data, spec.clone()));
     let mut first = start(folders[0].path()).await;
     controller.until(|state| (state.closed.len() == 1).then_some(())).await;
     following.abort();
@@ -371,6 +387,9 @@ async fn a_killed_trainers_job_goes_on_in_another_folder_after_the_last_committe
     assert_eq!(state.opened.last().unwrap().state_sha256, committed.state_sha256);
     let last = state.closed[1].checkpoint.clone().unwrap();
     assert_eq!(last.rounds.len(), 2);
+    // The killed trainer may have opened an attempt at the second round: devices may have paid for it.
+    let attempts = u64::from(last.rounds[0].attempt + last.rounds[1].attempt);
+    assert_eq!(last.rounds[1].epsilon, spent(&spec, attempts));
     assert_eq!(
         last.before, committed.before,
         "the losses before the job are measured once"
