@@ -10,6 +10,7 @@ mod processes;
 mod repository;
 mod steps;
 mod task;
+mod trust;
 
 pub(crate) use bytes::digest;
 pub use bytes::{BytesError, Described, Shelf};
@@ -17,3 +18,4 @@ pub use download::Fetched;
 pub use kept::install_policy;
 pub use repository::{RemoteRepository, RepositoryError, Resolved};
 pub use task::{Desired, InstallError, Installer, Parts, View};
+pub use trust::TrustFile;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fieldfare_member::files::{self, FileError};
+use fieldfare_member::files::FileError;
 use fieldfare_release::limits::{MAX_MANIFEST_BYTES, MAX_ROOT_BYTES};
 use fieldfare_release::tuf::{
     FileRequest, ListedTarget, Lookup, Purpose, TrustError, TrustedState, Update, UpdateError, VerifiedRepository,
@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 use reqwest::{Client, Response, StatusCode, header};
 use tokio::time::timeout;
 
+use super::trust::{KeptTrustError, TrustFile, TrustTurn};
 use crate::clock::now_seconds;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
@@ -121,6 +122,15 @@ impl From<TrustError> for RepositoryError {
     }
 }
 
+impl From<KeptTrustError> for RepositoryError {
+    fn from(error: KeptTrustError) -> Self {
+        match error {
+            KeptTrustError::File(error) => error.into(),
+            KeptTrustError::Trust(error) => error.into(),
+        }
+    }
+}
+
 impl RepositoryError {
     /// Whether the server was away, now or in the midst of an answer: nobody's failure, to be waited out.
     pub const fn is_outage(&self) -> bool {
@@ -155,6 +165,7 @@ pub struct RemoteRepository {
     base: Endpoint,
     pub(super) folder: Folder,
     root: (u64, Sha256Digest),
+    trust: TrustFile,
 }
 
 impl RemoteRepository {
@@ -167,10 +178,11 @@ impl RemoteRepository {
         identity: &IdentityHandle,
         config: &AgentConfig,
         folder: &Folder,
+        trust: &TrustFile,
         time: &TimeSource,
     ) -> Result<Self, RepositoryError> {
-        let trust = ServerTrust::by(&identity.current(), ExpectedServer::Controller);
-        let tls = https_config(Some(identity), &trust, time)
+        let server = ServerTrust::by(&identity.current(), ExpectedServer::Controller);
+        let tls = https_config(Some(identity), &server, time)
             .map_err(Box::new)
             .map_err(RepositoryError::Client)?;
         let client = Client::builder()
@@ -192,6 +204,7 @@ impl RemoteRepository {
             base: base.clone(),
             folder: folder.clone(),
             root,
+            trust: trust.clone(),
         })
     }
 
@@ -238,9 +251,9 @@ impl RemoteRepository {
     }
 
     /// What is trusted: as kept, or at first the root that the join token promised.
-    async fn trusted(&self) -> Result<TrustedState, RepositoryError> {
-        if let Some(bytes) = files::read(&self.folder.trusted_state())? {
-            return Ok(TrustedState::from_bytes(&bytes)?);
+    async fn trusted(&self, turn: &TrustTurn<'_>) -> Result<TrustedState, RepositoryError> {
+        if let Some(state) = turn.read()? {
+            return Ok(state);
         }
         let name = format!("metadata/{}.root.json", self.root.0);
         let root = self.small(&name, MAX_ROOT_BYTES).await?;
@@ -249,7 +262,7 @@ impl RemoteRepository {
             status: StatusCode::NOT_FOUND,
         })?;
         let state = TrustedState::pinned(&root, &self.root.1)?;
-        files::replace(&self.folder.trusted_state(), &state.to_bytes())?;
+        turn.keep(&state)?;
         Ok(state)
     }
 
@@ -260,9 +273,11 @@ impl RemoteRepository {
 
     /// Brings the metadata up to date. What was learnt is kept also when something is refused, as the specification asks.
     async fn update(&self) -> Result<VerifiedRepository, RepositoryError> {
-        let mut update = Update::begin(self.trusted().await?, now_seconds(), Purpose::Install);
+        let turn = self.trust.turn().await;
+        let mut update = Update::begin(self.trusted(&turn).await?, now_seconds(), Purpose::Install);
         let walked = self.walk(&mut update).await;
-        files::replace(&self.folder.trusted_state(), &update.state().to_bytes())?;
+        turn.keep(update.state())?;
+        drop(turn);
         walked?;
         update.finish().map_err(|_| RepositoryError::Status {
             name: "metadata".to_owned(),

@@ -19,6 +19,7 @@ use super::kept::{Kept, SCHEMA, Unresolved, observed};
 use super::processes::{Processes, same_bytes};
 use super::repository::{RemoteRepository, RepositoryError, Resolved};
 use super::steps::{ServeError, StepEnd, Tools};
+use super::trust::TrustFile;
 use crate::clock;
 use crate::config::{AgentConfig, Settings};
 use crate::folder::Folder;
@@ -107,6 +108,7 @@ pub struct Installer {
     pub(super) parts: Parts,
     pub(super) shelf: Shelf,
     pub(super) kept: Kept,
+    trust: TrustFile,
     pub(super) repository: Option<RemoteRepository>,
     pub(super) unresolved: Option<Unresolved>,
     pub(super) look_up_at: Option<Instant>,
@@ -126,6 +128,7 @@ impl Installer {
     pub fn new(parts: Parts) -> Result<(Self, View), InstallError> {
         let kept = Kept::load(&parts.folder, parts.policy.clone())?;
         let shelf = Shelf::new(parts.folder.clone());
+        let trust = TrustFile::new(parts.folder.trusted_state());
         let (reports, inbox) = mpsc::channel(INSTALL_QUEUE);
         let (processes, serving) = Processes::new(reports.clone());
         let (observed, observed_view) = watch::channel(v1::ObservedState::default());
@@ -133,6 +136,7 @@ impl Installer {
             parts,
             shelf,
             kept,
+            trust,
             repository: None,
             unresolved: None,
             look_up_at: None,
@@ -225,7 +229,7 @@ impl Installer {
             folder,
             ..
         } = &self.parts;
-        match RemoteRepository::new(&endpoint, identity, config, folder, &clock::time_source()) {
+        match RemoteRepository::new(&endpoint, identity, config, folder, &self.trust, &clock::time_source()) {
             Ok(repository) => self.repository = Some(repository),
             Err(error) => tracing::error!(error = process::chain(&error), "no artifact client"),
         }

@@ -1,12 +1,15 @@
 //! What a repository that lies, or is out of date, gets from a device: a refusal, while what runs goes on.
 
+use fieldfare_agent::process::chain;
 use fieldfare_fleet::{ByteSize, Obstacle};
 use fieldfare_lm::quantize::Precision;
+use fieldfare_release::TargetName;
 use fieldfare_release::manifest::ArtifactRole;
 
-use crate::device::{assert_answers, impatient};
+use crate::device::{Device, assert_answers, impatient};
+use crate::fleet::Fleet;
 use crate::install::Stage;
-use crate::releases::{VARIANT, release, release_with, weights};
+use crate::releases::{Releases, VARIANT, release, release_with, weights};
 
 fn refusal(obstacle: Obstacle) -> String {
     match obstacle {
@@ -100,6 +103,78 @@ async fn an_older_repository_is_refused() {
     assert!(detail.contains("timestamp.json"), "{detail}");
     assert!(stage.releases.asked(&stage.second.path()).is_empty());
     stage.running.serving(&third).await;
+    stage.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overlapping_look_ups_neither_trip_over_each_other_nor_go_back() {
+    let fleet = Fleet::new();
+    let mut releases = Releases::start(&fleet).await;
+    let first = release(1, weights(Precision::F16));
+    releases.publish(&first);
+    let old = releases.files();
+    let device = Device::new(&fleet, &releases);
+    let repository = device.repository(&releases);
+    let look_ups = |target: &TargetName| {
+        let look_up = || {
+            let (repository, target) = (repository.clone(), target.clone());
+            tokio::spawn(async move { repository.resolve(&target).await })
+        };
+        std::iter::repeat_with(look_up).take(16).collect::<Vec<_>>()
+    };
+    let mut under_way = look_ups(&first.name);
+    let second = release(2, weights(Precision::Q8_0));
+    releases.publish(&second);
+    under_way.extend(look_ups(&second.name));
+    for look_up in under_way {
+        look_up.await.unwrap().unwrap();
+    }
+    // What is kept in the end is the newest: the older repository is a step back.
+    releases.serve_instead(old);
+    let error = device.repository(&releases).resolve(&first.name).await.unwrap_err();
+    let text = chain(&error);
+    assert!(text.contains("timestamp.json"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_without_end_are_given_up_at_their_limit() {
+    let stage = Stage::new().await;
+    let Stage {
+        running,
+        releases,
+        second,
+        ..
+    } = &stage;
+    // White space behind JSON changes nothing of it but its length.
+    let mut files = releases.files();
+    let timestamp = files.get_mut("metadata/timestamp.json").unwrap();
+    timestamp.resize(8 << 20, b' ');
+    releases.serve_instead(files);
+    running.assign(releases, second, 2);
+    let detail = refusal(running.obstacle().await);
+    assert!(detail.contains("timestamp.json is longer than 16384 bytes"), "{detail}");
+    assert_answers(&*running.serving(&stage.first).await).await;
+    stage.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_whose_manifest_changes_while_it_is_fetched_is_not_installed() {
+    let mut stage = Stage::new().await;
+    let held = 100_000;
+    stage.releases.hold_after(&stage.second.path(), held);
+    stage.running.assign(&stage.releases, &stage.second, 2);
+    stage.running.until(|told| told.fetched_bytes == held as u64).await;
+    let other = release_with(2, weights(Precision::Q8_0), |variant| {
+        variant.figures.held_out_loss = 0.5
+    });
+    stage.releases.publish(&other);
+    stage.releases.break_off();
+    let obstacle = stage.running.obstacle().await.to_string();
+    assert!(
+        obstacle.contains("the signed metadata list another manifest"),
+        "{obstacle}"
+    );
+    assert_answers(&*stage.running.serving(&stage.first).await).await;
     stage.running.stop().await;
 }
 

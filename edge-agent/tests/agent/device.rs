@@ -5,9 +5,12 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fieldfare_agent::clock;
 use fieldfare_agent::config::{AgentConfig, Consent, SCHEMA, Settings};
 use fieldfare_agent::folder::Folder;
-use fieldfare_agent::install::{Desired, InstallError, Installer, Parts, View, install_policy};
+use fieldfare_agent::install::{
+    Desired, InstallError, Installer, Parts, RemoteRepository, TrustFile, View, install_policy,
+};
 use fieldfare_agent::process::Binary;
 use fieldfare_agent::serving::Served;
 use fieldfare_agent::serving::protocol::{Options, Prompt};
@@ -83,6 +86,14 @@ impl Device {
             config,
             _place: place,
         }
+    }
+
+    /// The repository behind an artifact server, as the device sees it.
+    pub(crate) fn repository(&self, releases: &Releases) -> RemoteRepository {
+        let identity = IdentityHandle::new(self.identity.clone());
+        let trust = TrustFile::new(self.folder.trusted_state());
+        let time = clock::time_source();
+        RemoteRepository::new(&releases.endpoint, &identity, &self.config, &self.folder, &trust, &time).unwrap()
     }
 
     /// Takes up the installation, as a start of the agent does.
