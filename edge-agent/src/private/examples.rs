@@ -1,14 +1,14 @@
 //! The device's own examples.
 
 use redb::{ReadableTable, ReadableTableMetadata};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::store::{EXAMPLES, PrivateStore, StoreError};
 use crate::example::Example;
 use crate::limits::MAX_EXAMPLES;
 
 /// An example with its number.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredExample {
     /// Its number; never used again after it was erased.
     pub id: u64,
@@ -88,12 +88,14 @@ impl PrivateStore {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn all(&self) -> Result<Vec<Example>, StoreError> {
+    pub fn all(&self) -> Result<Vec<StoredExample>, StoreError> {
         let table = self.reading()?.open_table(EXAMPLES)?;
         let mut examples = Vec::new();
         for entry in table.iter()? {
             let (id, json) = entry?;
-            examples.push(read(id.value(), json.value())?);
+            let (id, json) = (id.value(), json.value());
+            let example = read(id, json)?;
+            examples.push(StoredExample { id, example });
         }
         Ok(examples)
     }

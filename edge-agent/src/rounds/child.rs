@@ -14,7 +14,7 @@ use fieldfare_lm::config::DecoderConfig;
 use fieldfare_lm::engine::Mapping;
 use fieldfare_lm::gguf::Gguf;
 use fieldfare_lm::quantize::{Precision, quantize};
-use fieldfare_lm::tokenizer::{ChatMessage, ChatTemplate, Tokenizer};
+use fieldfare_lm::tokenizer::{ChatMessage, ChatTemplate, TokenizedExample, Tokenizer};
 use fieldfare_lm::train::memory::PhysicalBatch;
 use fieldfare_lm::train::{
     AdamConfig, DecoderWeights, FrozenDecoder, GradientMechanism, LocalRound, LocalRoundConfig, LoraDecoder,
@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::Training;
 use crate::example::Example;
 use crate::limits::MAX_ORDER_BYTES;
+use crate::private::StoredExample;
 use crate::serving::evaluate::{Parts, parts};
 use crate::{clock, process};
 
@@ -43,7 +44,7 @@ pub struct Order {
     /// The B factors to start from: f32 little endian, in base64.
     pub state: String,
     /// The device's examples.
-    pub examples: Vec<Example>,
+    pub examples: Vec<StoredExample>,
     /// Most bytes of address space that the process may take.
     pub address_space: u64,
 }
@@ -104,7 +105,7 @@ fn contribution(line: &str, output: &mut impl Write) -> Result<Vec<u8>, String> 
     let start = state(&order.state, training.ring.length)?;
     let base = Base::open(&order.weights)?;
     training.fits(&base.config)?;
-    let examples = base.examples(&order.examples, training.max_sequence_tokens)?;
+    let examples = base.examples(&order.examples, training.max_sequence_tokens);
     let decoder = LoraDecoder::new(FrozenDecoder::new(&base.weights), training.lora());
     let seed = TrainingSeed::new(clock::random_bytes().map_err(text)?);
     let mut mechanism = Private::new(seed, training.dp, training.ring.length)?;
@@ -191,18 +192,27 @@ impl Base {
         })
     }
 
-    fn examples(&self, examples: &[Example], limit: usize) -> Result<Vec<TrainingExample>, String> {
+    /// The examples as the model reads them. One that its template or its tokeniser refuses is left out: it adds nothing to any
+    /// sum, as an example whose gradient is zero, and the divisor is public. Why it was refused may quote it, and is not said.
+    fn examples(&self, examples: &[StoredExample], limit: usize) -> Vec<TrainingExample> {
         let limit = limit.min(self.config.context);
         let mut tokenized = Vec::with_capacity(examples.len());
-        for example in examples {
-            let render = |messages: &[ChatMessage]| self.template.render(messages).map_err(text);
-            let example = match parts(example, render)? {
-                Parts::Text(plain) => self.tokenizer.plain_text(&plain),
-                Parts::Completion { prompt, completion } => self.tokenizer.example(&prompt, &completion),
-            };
-            tokenized.extend(TrainingExample::from_tokenized(example.map_err(text)?, limit));
+        for StoredExample { id, example } in examples {
+            match self.tokenize(example) {
+                Ok(example) => tokenized.extend(TrainingExample::from_tokenized(example, limit)),
+                Err(_) => tracing::warn!(id, "the model cannot read an example: it is left out of training"),
+            }
         }
-        Ok(tokenized)
+        tokenized
+    }
+
+    fn tokenize(&self, example: &Example) -> Result<TokenizedExample, String> {
+        let render = |messages: &[ChatMessage]| self.template.render(messages).map_err(text);
+        let tokenized = match parts(example, render)? {
+            Parts::Text(plain) => self.tokenizer.plain_text(&plain),
+            Parts::Completion { prompt, completion } => self.tokenizer.example(&prompt, &completion),
+        };
+        tokenized.map_err(text)
     }
 }
 

@@ -5,11 +5,13 @@ mod exchange;
 mod participant;
 mod plan;
 mod readiness;
+mod refusal;
 mod training;
 
 pub use child::{Order, Said, train as train_child};
 pub use exchange::{Configured, ExchangeError, Trainer};
-pub use participant::{Participant, Refusal, RoundsView};
+pub use participant::{Participant, RoundsView};
 pub use plan::{PlanError, RoundPlan, Training};
 pub use readiness::Readiness;
+pub use refusal::{Refusal, told};
 pub use training::{TrainingError, train};

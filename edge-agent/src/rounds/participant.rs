@@ -1,6 +1,5 @@
 //! The task that takes part in rounds, one at a time.
 
-use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -12,7 +11,7 @@ use fieldfare_lm::gguf::Gguf;
 use fieldfare_lm::train::memory::{PhysicalBatch, training_bytes};
 use fieldfare_member::ticket::{Ticket, claimed_round};
 use fieldfare_proto::v1::{
-    InvitationAccepted, InvitationRefused, InvitationReply, RefusalReason, RoundInvitation, RoundRef, invitation_reply,
+    InvitationAccepted, InvitationReply, RefusalReason, RoundInvitation, RoundRef, invitation_reply,
 };
 use fieldfare_tls::{IdentityHandle, TimeSource};
 use serde::Serialize;
@@ -20,9 +19,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::child::Order;
-use super::exchange::{Configured, ExchangeError, Trainer};
+use super::exchange::{Configured, Trainer};
 use super::plan::RoundPlan;
 use super::readiness::Readiness;
+use super::refusal::Refusal;
 use super::training::train;
 use crate::clock;
 use crate::config::Consent;
@@ -39,58 +39,6 @@ pub struct RoundsView {
     pub busy: bool,
     /// How the last invitation ended.
     pub last: Option<String>,
-}
-
-/// Why the device does not take part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// For programs.
-    pub reason: RefusalReason,
-    /// For people.
-    pub detail: String,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = self
-            .reason
-            .as_str_name()
-            .trim_start_matches("REFUSAL_REASON_")
-            .to_lowercase();
-        write!(f, "{reason}: {}", self.detail)
-    }
-}
-
-fn refuse(reason: RefusalReason, detail: impl Into<String>) -> Refusal {
-    Refusal {
-        reason,
-        detail: detail.into(),
-    }
-}
-
-fn failed(error: &dyn std::error::Error) -> Refusal {
-    refuse(RefusalReason::Failed, process::chain(error))
-}
-
-impl From<PayError> for Refusal {
-    fn from(error: PayError) -> Self {
-        let reason = match &error {
-            PayError::Refused(_) => RefusalReason::BudgetSpent,
-            PayError::OtherConfiguration | PayError::BytesLost => RefusalReason::BadConfiguration,
-            PayError::Ledger(_) | PayError::Store(_) => RefusalReason::Failed,
-        };
-        refuse(reason, process::chain(&error))
-    }
-}
-
-impl From<ExchangeError> for Refusal {
-    fn from(error: ExchangeError) -> Self {
-        let reason = match &error {
-            ExchangeError::Plan(_) | ExchangeError::State => RefusalReason::BadConfiguration,
-            _ => RefusalReason::Failed,
-        };
-        refuse(reason, process::chain(&error))
-    }
 }
 
 /// Takes part in rounds.
@@ -152,11 +100,8 @@ impl Participant {
         };
         tracing::info!(outcome = last, "the round is over for this device");
         if let Err(refusal) = outcome {
-            let refused = InvitationRefused {
-                reason: refusal.reason.into(),
-                detail: refusal.detail,
-            };
-            self.reply(&round, invitation_reply::Reply::Refused(refused)).await;
+            self.reply(&round, invitation_reply::Reply::Refused(refusal.told()))
+                .await;
         }
         self.view.send_replace(RoundsView {
             busy: false,
@@ -177,10 +122,11 @@ impl Participant {
     async fn take_part(&self, invitation: &RoundInvitation, round: &RoundId) -> Result<(), Refusal> {
         let signed = invitation.ticket.clone().unwrap_or_default();
         let ticket = Ticket::sent_to(&self.identity.current(), Some(&signed), clock::now());
-        let ticket = ticket.map_err(|error| refuse(RefusalReason::BadTicket, process::chain(&error)))?;
+        let ticket = ticket.map_err(|error| Refusal::new(RefusalReason::BadTicket, process::chain(&error)))?;
         let endpoint = invitation.trainer_endpoint.parse();
-        let endpoint = endpoint
-            .map_err(|error: fieldfare_tls::EndpointError| refuse(RefusalReason::BadTicket, process::chain(&error)))?;
+        let endpoint = endpoint.map_err(|error: fieldfare_tls::EndpointError| {
+            Refusal::new(RefusalReason::BadTicket, process::chain(&error))
+        })?;
         let left = ticket.not_after.since(clock::now());
         let (identity, time) = (self.identity.clone(), self.time.clone());
         let trainer = Trainer {
@@ -192,7 +138,7 @@ impl Participant {
         };
         let contributing = self.contribute(&trainer, round);
         let late = || {
-            refuse(
+            Refusal::new(
                 RefusalReason::Failed,
                 format!("the round ended after {left:?}, before this device was done"),
             )
@@ -202,7 +148,7 @@ impl Participant {
 
     /// The bytes of an earlier payment, or those of training that is paid for now; and their upload.
     async fn contribute(&self, trainer: &Trainer, round: &RoundId) -> Result<(), Refusal> {
-        let key = RoundKey::new(round).map_err(|error| failed(&error))?;
+        let key = RoundKey::new(round).map_err(|error| Refusal::failed(&error))?;
         let before = self.on_store({
             let key = key.clone();
             move |store| store.contribution(&key)
@@ -230,11 +176,13 @@ impl Participant {
             let (private, key) = (Arc::clone(&self.private), key.clone());
             tokio::task::spawn_blocking(move || private.quote(&key, mechanism, budgets, clock::now().unix_ms()))
         };
-        quoted.await.map_err(|error| failed(&error))??;
+        quoted.await.map_err(|error| Refusal::failed(&error))??;
         let order = self.order(&configured, &served).await?;
         self.reply(round, invitation_reply::Reply::Accepted(InvitationAccepted {}))
             .await;
-        let bytes = train(&self.binary, &order).await.map_err(|error| failed(&error))?;
+        let bytes = train(&self.binary, &order)
+            .await
+            .map_err(|error| Refusal::failed(&error))?;
         // The owner may have changed their mind meanwhile.
         self.check_consent()?;
         let (private, key, configuration) = (Arc::clone(&self.private), key.clone(), trainer.ticket.configuration);
@@ -242,13 +190,13 @@ impl Participant {
         let paying = move || private.pay(&key, mechanism, budgets, now.unix_ms(), configuration, &bytes);
         Ok(tokio::task::spawn_blocking(paying)
             .await
-            .map_err(|error| failed(&error))??)
+            .map_err(|error| Refusal::failed(&error))??)
     }
 
     fn check_consent(&self) -> Result<(), Refusal> {
         match self.readiness.settings().consent {
             Consent::Given => Ok(()),
-            Consent::Withheld => Err(refuse(
+            Consent::Withheld => Err(Refusal::new(
                 RefusalReason::NoConsent,
                 "the owner has not consented to training",
             )),
@@ -260,7 +208,7 @@ impl Participant {
         if self.readiness.is_idle() {
             return Ok(());
         }
-        Err(refuse(
+        Err(Refusal::new(
             RefusalReason::NotIdle,
             "the owner's idle policy does not allow training now",
         ))
@@ -269,7 +217,8 @@ impl Participant {
     /// The release that the round trains on top of must be the one that serves: its bytes are verified, and it is what improves.
     fn base(&self, plan: &RoundPlan) -> Result<Arc<Served>, Refusal> {
         let served = self.serving.borrow().clone();
-        let served = served.ok_or_else(|| refuse(RefusalReason::WrongBase, "no release serves on this device"))?;
+        let served =
+            served.ok_or_else(|| Refusal::new(RefusalReason::WrongBase, "no release serves on this device"))?;
         if served.installed.manifest == plan.base_manifest {
             return Ok(served);
         }
@@ -277,14 +226,14 @@ impl Participant {
             "this device serves {}, and the round trains on another release",
             served.installed.release
         );
-        Err(refuse(RefusalReason::WrongBase, detail))
+        Err(Refusal::new(RefusalReason::WrongBase, detail))
     }
 
     async fn order(&self, configured: &Configured, served: &Served) -> Result<Order, Refusal> {
         let examples = self.on_store(PrivateStore::all).await?;
         if examples.len() < MIN_EXAMPLES {
             let detail = format!("fewer than {MIN_EXAMPLES} examples are on this device");
-            return Err(refuse(RefusalReason::TooFewExamples, detail));
+            return Err(Refusal::new(RefusalReason::TooFewExamples, detail));
         }
         let weights = self.shelf.artifact(&served.weights);
         let mut training = configured.plan.training.clone();
@@ -292,17 +241,17 @@ impl Participant {
             let path = weights.clone();
             tokio::task::spawn_blocking(move || decoder_config(&path))
                 .await
-                .map_err(|error| failed(&error))?
+                .map_err(|error| Refusal::failed(&error))?
         };
-        let config = config.map_err(|detail| refuse(RefusalReason::Failed, detail))?;
+        let config = config.map_err(|detail| Refusal::new(RefusalReason::Failed, detail))?;
         training
             .fits(&config)
-            .map_err(|detail| refuse(RefusalReason::BadConfiguration, detail))?;
+            .map_err(|detail| Refusal::new(RefusalReason::BadConfiguration, detail))?;
         let (available, spec) = (self.readiness.memory(), training.lora());
         let sequence = training.max_sequence_tokens.min(config.context);
         let batch = PhysicalBatch::fitting(available.get(), &config, &spec, sequence).ok_or_else(|| {
             let needed = ByteSize::new(training_bytes(&config, &spec, PhysicalBatch::new(1), sequence));
-            refuse(
+            Refusal::new(
                 RefusalReason::TooLittleMemory,
                 format!("training needs {needed}, and {available} are available"),
             )
@@ -326,7 +275,8 @@ impl Participant {
     ) -> Result<T, Refusal> {
         let private = Arc::clone(&self.private);
         let done = tokio::task::spawn_blocking(move || call(&private)).await;
-        done.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+        done.map_err(|error| Refusal::failed(&error))?
+            .map_err(|error| Refusal::failed(&error))
     }
 }
 

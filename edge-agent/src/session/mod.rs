@@ -10,9 +10,8 @@ use fieldfare_member::ticket::claimed_round;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
 use fieldfare_proto::v1::{
-    self, DeviceMessage, GatewayMessage, Heartbeat, Hello, InvitationRefused, InvitationReply, RefusalReason,
-    RoundInvitation, RoundRef, TrainingReadiness, Welcome, device_message::Message as Up,
-    gateway_message::Message as Down, invitation_reply,
+    self, DeviceMessage, GatewayMessage, Heartbeat, Hello, InvitationReply, RefusalReason, RoundInvitation, RoundRef,
+    TrainingReadiness, Welcome, device_message::Message as Up, gateway_message::Message as Down, invitation_reply,
 };
 use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, ServerTrust, TimeSource, connect};
 use tokio::sync::{mpsc, watch};
@@ -24,8 +23,9 @@ use tonic::{Status, Streaming};
 use crate::clock;
 use crate::config::{AgentConfig, label_pairs};
 use crate::install::Desired;
-use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, INVITATION_QUEUE, SESSION_QUEUE, WELCOME_TIMEOUT};
+use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, SESSION_QUEUE, WELCOME_TIMEOUT};
 use crate::process;
+use crate::rounds::told;
 use backoff::Backoff;
 
 /// What the session shows of itself.
@@ -245,13 +245,9 @@ impl Session {
             return Ok(());
         };
         tracing::warn!(%round, "an invitation is refused: too many wait");
-        let refused = InvitationRefused {
-            reason: RefusalReason::Busy.into(),
-            detail: format!("{INVITATION_QUEUE} invitations wait already"),
-        };
         let reply = InvitationReply {
             round: Some(RoundRef::from(&round)),
-            reply: Some(invitation_reply::Reply::Refused(refused)),
+            reply: Some(invitation_reply::Reply::Refused(told(RefusalReason::Busy))),
         };
         send(up, Up::InvitationReply(reply)).await
     }

@@ -17,6 +17,7 @@ mod local_api;
 mod openai;
 mod private_store;
 mod profile;
+mod refusals;
 mod releases;
 mod rounds;
 mod serving;

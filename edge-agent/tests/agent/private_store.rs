@@ -47,7 +47,9 @@ fn examples_are_added_listed_corrected_and_erased_and_their_numbers_are_never_us
     assert!(store.erase(ids[1]).unwrap() && !store.erase(ids[1]).unwrap());
     drop(store);
     let store = PrivateStore::open(&path).unwrap();
-    assert_eq!(store.all().unwrap(), [text("A"), text("c")]);
+    let all = store.all().unwrap().into_iter();
+    let all: Vec<_> = all.map(|stored| (stored.id, stored.example)).collect();
+    assert_eq!(all, [(ids[0], text("A")), (ids[2], text("c"))]);
     assert_eq!(store.erase_all().unwrap(), 2);
     let again = store.add(&[text("d")]).unwrap().unwrap();
     assert!(again[0] > ids[2]);

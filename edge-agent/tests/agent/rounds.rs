@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use fieldfare_agent::clock;
+use fieldfare_agent::config::Settings;
 use fieldfare_agent::example::Example;
 use fieldfare_agent::install::Shelf;
 use fieldfare_agent::private::PrivateStore;
+use fieldfare_agent::process::Binary;
 use fieldfare_agent::rounds::{Participant, Readiness, RoundsView};
 use fieldfare_agent::serving::Serving;
 use fieldfare_fleet::ByteSize;
@@ -13,7 +15,7 @@ use fieldfare_lm::config::DecoderConfig;
 use fieldfare_lm::gguf::Gguf;
 use fieldfare_lm::quantize::Precision;
 use fieldfare_lm::train::LoraSpec;
-use fieldfare_proto::v1::{RoundInvitation, RoundRef};
+use fieldfare_proto::v1::{InvitationReply, RoundInvitation, RoundRef, invitation_reply};
 use fieldfare_tls::IdentityHandle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -25,7 +27,7 @@ use crate::fleet::Fleet;
 use crate::releases::{Releases, release, weights};
 use crate::trainer::{Fate, Trainer};
 
-fn round(attempt: u32) -> RoundRef {
+pub(crate) fn round(attempt: u32) -> RoundRef {
     RoundRef {
         job: "gain".into(),
         round: 1,
@@ -34,7 +36,7 @@ fn round(attempt: u32) -> RoundRef {
 }
 
 /// Entries of the state that a round on these weights trains.
-fn entries(weights: &[u8]) -> u64 {
+pub(crate) fn entries(weights: &[u8]) -> u64 {
     let config = DecoderConfig::from_gguf(&Gguf::parse(weights).unwrap()).unwrap();
     let spec = LoraSpec {
         rank: 4,
@@ -45,55 +47,69 @@ fn entries(weights: &[u8]) -> u64 {
 }
 
 /// The part of a running agent that trains, on the private store of its folder.
-struct Training {
-    store: Arc<PrivateStore>,
+pub(crate) struct Training {
+    pub(crate) store: Arc<PrivateStore>,
+    pub(crate) settings: watch::Sender<Settings>,
     invitations: mpsc::Sender<RoundInvitation>,
+    replies: mpsc::Receiver<InvitationReply>,
     view: watch::Receiver<RoundsView>,
     /// How the attempt before the last invitation ended.
     before: Option<String>,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<()>,
-    _settings: watch::Sender<fieldfare_agent::config::Settings>,
 }
 
 impl Training {
-    fn start(device: &Device, serving: &Serving) -> Self {
+    pub(crate) fn start(device: &Device, serving: &Serving) -> Self {
+        Self::on(device, serving, binary(), ByteSize::from_mib(4096))
+    }
+
+    /// With this binary as the training process, on a machine with so much memory.
+    pub(crate) fn on(device: &Device, serving: &Serving, binary: Binary, memory: ByteSize) -> Self {
         let store = Arc::new(PrivateStore::open(&device.folder.private_store()).unwrap());
         let settings = watch::Sender::new(device.settings.clone());
         let (invitations, invited) = mpsc::channel(4);
+        let (told, replies) = mpsc::channel(64);
         let view = watch::Sender::new(RoundsView::default());
         let shown = view.subscribe();
         let participant = Participant {
             identity: IdentityHandle::new(device.identity.clone()),
             time: clock::time_source(),
-            binary: binary(),
+            binary,
             private: Arc::clone(&store),
             serving: serving.clone(),
             shelf: Shelf::new(device.folder.clone()),
-            readiness: Readiness::new(settings.subscribe(), ByteSize::from_mib(4096)),
+            readiness: Readiness::new(settings.subscribe(), memory),
             invitations: invited,
-            replies: mpsc::channel(1).0,
+            replies: told,
             view,
         };
         let stop = CancellationToken::new();
         Self {
             store,
+            settings,
             invitations,
+            replies,
             view: shown,
             before: None,
             running: tokio::spawn(participant.run(stop.clone())),
             stop,
-            _settings: settings,
         }
     }
 
-    async fn invite(&mut self, invitation: &RoundInvitation) {
+    pub(crate) async fn invite(&mut self, invitation: &RoundInvitation) {
         self.before = self.view.borrow().last.clone();
         self.invitations.send(invitation.clone()).await.unwrap();
     }
 
+    /// What leaves next for the controller.
+    pub(crate) async fn reply(&mut self) -> invitation_reply::Reply {
+        let next = timeout(PATIENCE, self.replies.recv()).await;
+        next.expect("a reply").unwrap().reply.unwrap()
+    }
+
     /// How the attempt that is under way ended.
-    async fn ended(&mut self) -> String {
+    pub(crate) async fn ended(&mut self) -> String {
         let before = self.before.clone();
         let over = |view: &RoundsView| !view.busy && view.last != before;
         let view = timeout(PATIENCE, self.view.wait_for(over))
@@ -103,12 +119,12 @@ impl Training {
     }
 
     /// Rounds that the examples have paid.
-    fn charges(&self, device: &Device) -> usize {
+    pub(crate) fn charges(&self, device: &Device) -> usize {
         self.store.spending(device.settings.budget.delta()).unwrap().charges
     }
 
     /// The agent ends; its private store is closed.
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         timeout(PATIENCE, self.running).await.unwrap().unwrap();
         assert_eq!(Arc::strong_count(&self.store), 1, "somebody still has the store open");

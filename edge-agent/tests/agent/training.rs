@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fieldfare_agent::example::Example;
+use fieldfare_agent::private::StoredExample;
 use fieldfare_agent::rounds::{Order, Training, TrainingError, train};
 use fieldfare_lm::train::LoraSpec;
 use fieldfare_privacy::{DpSgdParameters, RingCodec, RingParameters};
@@ -36,9 +37,12 @@ fn order(weights: PathBuf, learning_rate: f32) -> Order {
         max_sequence_tokens: 32,
         physical_batch: 4,
     };
-    let example = |number| Example::Completion {
-        prompt: "Once upon".into(),
-        completion: format!(" a time number {number}"),
+    let example = |id| StoredExample {
+        id,
+        example: Example::Completion {
+            prompt: "Once upon".into(),
+            completion: format!(" a time number {id}"),
+        },
     };
     let examples = (0..40).map(example).collect();
     Order {
