@@ -119,8 +119,12 @@ pub const MIN_EXAMPLES: usize = 8;
 /// Bytes in one message of an upload or of a state, well below the gRPC limit of 4 MiB.
 pub const UPLOAD_CHUNK: usize = 256 * 1024;
 
-/// Attempts at one upload, with [`RECONNECT_BASE`] between the first two.
-pub const UPLOAD_ATTEMPTS: u32 = 8;
+/// Attempts at having a round's configuration, with [`RECONNECT_BASE`] between the first two: nothing is paid for yet, and other
+/// invitations wait. An upload is tried until the round's deadline.
+pub const CONFIGURE_ATTEMPTS: u32 = 8;
+
+/// Longest wait before a trainer is asked again: a round lasts minutes, and a claim is renewed within seconds.
+pub const TRAINER_RETRY_MAX: Duration = Duration::from_secs(15);
 
 /// The lifetime budget of a device whose owner says nothing else: epsilon 8 at delta 1e-5, the strongest guarantee at which the
 /// pilot in `benches/quickstart-learning` still learns.

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use super::plan::{PlanError, RoundPlan};
 use crate::clock;
-use crate::limits::{TRAINER_TIMEOUT, UPLOAD_ATTEMPTS, UPLOAD_CHUNK};
+use crate::limits::{CONFIGURE_ATTEMPTS, TRAINER_RETRY_MAX, TRAINER_TIMEOUT, UPLOAD_CHUNK};
 use crate::process;
 use crate::session::backoff::Backoff;
 
@@ -100,7 +100,7 @@ impl Trainer {
     /// # Errors
     /// [`ExchangeError`].
     pub async fn configure(&self) -> Result<Configured, ExchangeError> {
-        self.patiently(|| self.configure_once()).await
+        patiently(Some(CONFIGURE_ATTEMPTS), || self.configure_once()).await
     }
 
     async fn configure_once(&self) -> Result<Configured, ExchangeError> {
@@ -136,12 +136,13 @@ impl Trainer {
         Ok(Configured { plan, state })
     }
 
-    /// Uploads a contribution; the same bytes at each attempt.
+    /// Uploads a contribution; the same bytes at each attempt. It is paid for, so that it waits for a trainer that is away, or
+    /// that takes nothing until its claim on the job is renewed, until the caller drops this at the round's deadline.
     ///
     /// # Errors
     /// [`ExchangeError`]; the bytes stay for the next invitation.
     pub async fn contribute(&self, configuration: Digest, bytes: &[u8]) -> Result<(), ExchangeError> {
-        self.patiently(|| self.contribute_once(configuration, bytes)).await
+        patiently(None, || self.contribute_once(configuration, bytes)).await
     }
 
     async fn contribute_once(&self, configuration: Digest, bytes: &[u8]) -> Result<(), ExchangeError> {
@@ -168,24 +169,81 @@ impl Trainer {
             Err(ExchangeError::Acknowledged)
         }
     }
+}
 
-    async fn patiently<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, ExchangeError>
-    where
-        F: Future<Output = Result<T, ExchangeError>>,
-    {
-        let mut backoff = Backoff::default();
-        for _ in 1..UPLOAD_ATTEMPTS {
-            match attempt().await {
-                Err(error) if error.is_outage() => {
-                    tracing::warn!(
-                        error = process::chain(&error),
-                        "the trainer cannot be reached; trying again"
-                    );
-                    tokio::time::sleep(backoff.failed(clock::jitter())).await;
-                }
-                other => return other,
+/// Tries again for as long as the trainer is away and another attempt is allowed; without a bound where `most` says none.
+async fn patiently<T, F>(most: Option<u32>, mut attempt: impl FnMut() -> F) -> Result<T, ExchangeError>
+where
+    F: Future<Output = Result<T, ExchangeError>>,
+{
+    let mut backoff = Backoff::default();
+    let mut attempts: u32 = 0;
+    loop {
+        attempts = attempts.saturating_add(1);
+        match attempt().await {
+            Err(error) if error.is_outage() && most.is_none_or(|most| attempts < most) => {
+                let wait = backoff.failed(clock::jitter()).min(TRAINER_RETRY_MAX);
+                tracing::warn!(
+                    error = process::chain(&error),
+                    attempts,
+                    "the trainer cannot be reached; trying again"
+                );
+                tokio::time::sleep(wait).await;
             }
+            other => return other,
         }
-        attempt().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn away() -> ExchangeError {
+        Status::unavailable("no round is under way here").into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_waits_for_a_trainer_whose_claim_lapsed_until_the_rounds_deadline() {
+        let attempts = Cell::new(0_u32);
+        let upload = patiently(None, || {
+            attempts.set(attempts.get() + 1);
+            std::future::ready(if attempts.get() > 100 { Ok(()) } else { Err(away()) })
+        });
+        assert!(upload.await.is_ok(), "given up after {} attempts", attempts.get());
+
+        // The deadline is the round's: whoever waits here is dropped then.
+        let begun = tokio::time::Instant::now();
+        let (deadline, attempts) = (Duration::from_secs(3600), Cell::new(0_u32));
+        let upload = patiently(None, || {
+            attempts.set(attempts.get() + 1);
+            std::future::ready(Err::<(), _>(away()))
+        });
+        assert!(timeout(deadline, upload).await.is_err());
+        assert_eq!(begun.elapsed(), deadline);
+        let fewest = deadline.as_secs() / TRAINER_RETRY_MAX.as_secs();
+        assert!(u64::from(attempts.get()) >= fewest, "only {} attempts", attempts.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trainer_that_refuses_is_not_asked_again_and_one_that_is_away_not_for_ever() {
+        let attempts = Cell::new(0_u32);
+        let ask = async |most, answer: fn() -> ExchangeError| {
+            attempts.set(0);
+            let asked = patiently(most, || {
+                attempts.set(attempts.get() + 1);
+                std::future::ready(Err::<(), _>(answer()))
+            });
+            assert!(asked.await.is_err());
+            attempts.get()
+        };
+        assert_eq!(
+            ask(None, || Status::failed_precondition("another round").into()).await,
+            1
+        );
+        assert_eq!(ask(Some(CONFIGURE_ATTEMPTS), away).await, CONFIGURE_ATTEMPTS);
     }
 }
