@@ -2,15 +2,19 @@
 
 use std::process::Command;
 
+use fieldfare_agent::agent::Agent;
 use fieldfare_agent::clock;
+use fieldfare_agent::process::chain;
 use fieldfare_fleet::Digest;
 use fieldfare_tls::{ServerTrust, https_config};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::binary;
 use crate::device::Device;
+use crate::fleet::Fleet;
 use crate::install::Stage;
-use crate::releases::{ANSWER, PROMPT};
+use crate::releases::{ANSWER, PROMPT, Releases};
 
 /// The owner of a device.
 struct Owner {
@@ -157,4 +161,14 @@ async fn an_owner_keeps_examples_and_says_what_may_be_done_with_them() {
     let (code, _) = stranger.refused(Method::GET, "examples", "").await;
     assert_eq!(code, StatusCode::UNAUTHORIZED);
     agent.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_listens_on_loopback_alone_whatever_the_command_line_says() {
+    let fleet = Fleet::new();
+    let device = Device::new(&fleet, &Releases::start(&fleet).await);
+    let everywhere = "0.0.0.0:0".parse().unwrap();
+    let started = Agent::new(device.folder.clone(), Some(everywhere), binary()).await;
+    let error = started.err().expect("it is refused");
+    assert!(chain(error.as_ref()).contains("loopback"), "{error:#}");
 }

@@ -127,6 +127,17 @@ async fn a_killed_process_fails_its_requests_and_says_how_it_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_serving_process_gets_no_more_address_space_than_it_is_granted() {
+    let Some(weights) = stories() else { return };
+    let load = Load {
+        address_space: 1 << 20,
+        ..load(weights)
+    };
+    let started = Engine::start(&binary(), load).await;
+    assert!(started.is_err(), "{started:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_model_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hostile.gguf");
