@@ -166,6 +166,7 @@ fn of_profiles(arguments: &Arguments) -> Result<Vec<Plan>> {
 }
 
 /// A model whose size is known.
+#[derive(Debug)]
 struct SizedModel {
     name: String,
     source: String,
