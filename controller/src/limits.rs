@@ -112,6 +112,9 @@ pub const DEVICE_PAGE_MAX: usize = 500;
 /// Devices listed in a rollout's status; a page of a larger fleet is read from `ListDevices`.
 pub const ROLLOUT_DEVICES_SHOWN_MAX: usize = 1_000;
 
+/// Devices that are taken back into a round that is opened again in one commit, below the store's limit of operations.
+pub const FORGIVEN_BATCH: usize = 50;
+
 /// How long a round stays open at most, whatever a trainer asks for.
 pub const ROUND_DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 

@@ -164,6 +164,18 @@ impl Obedient {
 
     /// Connects, and goes on until the fleet stops. Hands over its invitations.
     pub async fn run(self, fleet: &Fleet, identity: &Identity, hello: Hello) -> mpsc::Receiver<RoundInvitation> {
+        self.run_refusing(fleet, identity, hello, Some(RefusalReason::NotIdle))
+            .await
+    }
+
+    /// As [`Obedient::run`], with another reason to refuse; without one it lets invitations lie.
+    pub async fn run_refusing(
+        self,
+        fleet: &Fleet,
+        identity: &Identity,
+        hello: Hello,
+        refusal: Option<RefusalReason>,
+    ) -> mpsc::Receiver<RoundInvitation> {
         let (invitations, handed_over) = mpsc::channel(8);
         let mut session = Session::open(fleet, identity, hello).await.unwrap();
         tokio::spawn(async move {
@@ -178,7 +190,9 @@ impl Obedient {
                         session.send(device_message::Message::Observed(state)).await;
                     }
                     gateway_message::Message::Invitation(invitation) => {
-                        session.send(refused(&invitation)).await;
+                        if let Some(reason) = refusal {
+                            session.send(refused(&invitation, reason)).await;
+                        }
                         // Most tests have no use for it.
                         let _ = invitations.send(invitation).await;
                     }
@@ -190,11 +204,11 @@ impl Obedient {
     }
 }
 
-fn refused(invitation: &RoundInvitation) -> device_message::Message {
+fn refused(invitation: &RoundInvitation, reason: RefusalReason) -> device_message::Message {
     let ticket = RoundTicket::decode(invitation.ticket.as_ref().unwrap().ticket.as_slice()).unwrap();
     let no = InvitationRefused {
-        reason: RefusalReason::NotIdle.into(),
-        detail: "harvest".into(),
+        reason: reason.into(),
+        detail: "what it learns from".into(),
     };
     device_message::Message::InvitationReply(InvitationReply {
         round: ticket.round,

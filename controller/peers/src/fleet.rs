@@ -90,6 +90,10 @@ impl Fleet {
             unreachable!("the words say init")
         };
         init(&options, &time).await.unwrap();
+        Self::serve(folder, time, ahead_ms).await
+    }
+
+    async fn serve(folder: tempfile::TempDir, time: TimeSource, ahead_ms: Arc<AtomicU64>) -> Self {
         let operator = Identity::load(&folder.path().join("operator")).unwrap().unwrap();
         let server = start(folder.path(), &time).await;
         let (plane, endpoints) = (Arc::clone(server.plane()), server.endpoints().clone());
@@ -120,12 +124,31 @@ impl Fleet {
 
     /// Drains the controller, and waits for its end.
     pub async fn stop(mut self) {
+        self.drain().await;
+    }
+
+    async fn drain(&mut self) {
         drop(self.stop.take());
         tokio::time::timeout(PATIENCE, &mut self.served)
             .await
             .expect("it ends in time")
             .unwrap()
             .unwrap();
+    }
+
+    /// Drains the controller, and starts another one on the same store. It listens elsewhere: everybody connects anew.
+    pub async fn restart(mut self) -> Self {
+        self.drain().await;
+        let Self {
+            folder,
+            time,
+            ahead_ms,
+            plane,
+            ..
+        } = self;
+        // The store is closed with the last of it.
+        drop(plane);
+        Self::serve(folder, time, ahead_ms).await
     }
 
     /// A connection of somebody with this identity.

@@ -2,26 +2,30 @@
 
 use std::collections::BTreeSet;
 
-use fieldfare_fleet::{DeviceId, RoundId};
+use fieldfare_fleet::{DeviceId, Generation, RoundId};
 use fieldfare_proto::OptionExt;
-use fieldfare_proto::v1::{DropRecord, InvitationReply, RoundInvitation, RoundTicket, SignedTicket, invitation_reply};
+use fieldfare_proto::v1::{
+    DropRecord, InvitationReply, RefusalReason, RoundInvitation, RoundTicket, SignedTicket, invitation_reply,
+};
 use fieldfare_release::tuf::SigningKey;
 use fieldfare_tls::Identity;
 use prost::Message;
 use ring::rand::SystemRandom;
 
-use crate::limits::FREE_TEXT_BYTES_MAX;
 use crate::mirror::RoundView;
 use crate::plane::ControlPlane;
-use crate::records::attempt;
+use crate::records::{Record, attempt};
 use crate::refusal::Refusal;
+
+/// One opening of an attempt: a trainer that opens the same attempt again has its devices invited again.
+pub(super) type Opening = (RoundId, Generation);
 
 /// Invitations that a device has not been sent in this session.
 pub(super) fn open_for(
     plane: &ControlPlane,
     device: DeviceId,
-    sent: &BTreeSet<RoundId>,
-) -> Result<Vec<(RoundId, RoundInvitation)>, Refusal> {
+    sent: &BTreeSet<Opening>,
+) -> Result<Vec<(Opening, RoundInvitation)>, Refusal> {
     let now = plane.unix_ms();
     let records = plane.mirror.read();
     let dropped = |round: &RoundId| {
@@ -32,9 +36,12 @@ pub(super) fn open_for(
     };
     let open = records.rounds.iter().filter(|(id, round)| {
         let waits = !round.record.closed && round.record.deadline_unix_ms > now;
-        waits && round.cohort.contains(&device) && !sent.contains(id) && !dropped(id)
+        waits && round.cohort.contains(&device) && !dropped(id)
     });
-    open.map(|(id, round)| Ok((id.clone(), invitation(plane, device, round)?)))
+    let openings = open.map(|(id, round)| ((id.clone(), round.record.generation()), round));
+    openings
+        .filter(|(opening, _)| !sent.contains(opening))
+        .map(|(opening, round)| Ok((opening, invitation(plane, device, round)?)))
         .collect()
 }
 
@@ -86,44 +93,25 @@ pub(super) async fn take_reply(plane: &ControlPlane, device: DeviceId, reply: In
     if !invited {
         return Err(Refusal::missing("invitation", &round));
     }
-    let detail: String = refused
-        .detail
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(FREE_TEXT_BYTES_MAX / 4)
-        .collect();
-    let reason = refused
-        .reason()
-        .as_str_name()
-        .trim_start_matches("REFUSAL_REASON_")
-        .to_lowercase();
-    let reason = if detail.is_empty() {
-        reason
-    } else {
-        format!("{reason}: {detail}")
-    };
-    drop_from(plane, &round, device, reason).await
+    // Its own words are not kept: they may tell of what it learns from.
+    drop_from(plane, &round, device, refused.reason()).await
 }
 
 /// Records that a device will not contribute. The first reason stays.
-pub(crate) async fn drop_from(
+async fn drop_from(
     plane: &ControlPlane,
     round: &RoundId,
     device: DeviceId,
-    reason: String,
+    refusal: RefusalReason,
 ) -> Result<(), Refusal> {
     let key = plane.keys.drop(round, device);
     attempt!("the round", plane.records, change, {
         if change.read::<DropRecord>(&key).await?.is_some() {
             return Ok(());
         }
-        change.put(
-            key.clone(),
-            &mut DropRecord {
-                generation: None,
-                reason: reason.clone(),
-            },
-        );
+        let mut record = DropRecord::default();
+        record.set_refusal(refusal);
+        change.put(key.clone(), &mut record);
     });
     Ok(())
 }

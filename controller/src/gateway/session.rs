@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fieldfare_fleet::{DeviceId, RoundId};
+use fieldfare_fleet::DeviceId;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::{
     DesiredState, DeviceMessage, GatewayMessage, Hello, SessionRecord, Welcome, device_message, gateway_message,
@@ -36,7 +36,7 @@ struct Session {
     fence: u64,
     answers: Answers,
     sent: Option<DesiredState>,
-    invited: BTreeSet<RoundId>,
+    invited: BTreeSet<invitations::Opening>,
 }
 
 /// Serves a session to its end.
@@ -223,9 +223,9 @@ impl Session {
     }
 
     async fn invite(&mut self) -> Result<(), Refusal> {
-        for (round, invitation) in invitations::open_for(&self.plane, self.device, &self.invited)? {
+        for (opening, invitation) in invitations::open_for(&self.plane, self.device, &self.invited)? {
             self.send(gateway_message::Message::Invitation(invitation)).await;
-            self.invited.insert(round);
+            self.invited.insert(opening);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::claims::{self, HeldClaim};
-use super::{publish, rounds};
+use super::{publish, rounds, watching};
 use crate::limits::{CLAIM_LEASE, FREE_TEXT_BYTES_MAX, TICK};
 use crate::mirror::Topic;
 use crate::plane::ControlPlane;
@@ -220,7 +220,7 @@ impl TrainerGateway for TrainerGatewayService {
                 Refusal::invalid("round.job", format!("is {}, the claim is on {}", round.job, held.job)).into(),
             );
         }
-        Ok(Response::new(Box::pin(rounds::watch(
+        Ok(Response::new(Box::pin(watching::watch(
             Arc::clone(&self.plane),
             held,
             round,
@@ -286,6 +286,12 @@ impl TrainerGatewayService {
         let lease = attempt!("the job", self.plane.records, change, {
             let (_, mut status) = held.job(&mut change).await?;
             finished(&outcome, &mut status)?;
+            if status.stage() == JobStage::Failed {
+                let declined = watching::declined(&self.plane.mirror.read(), &held.job);
+                if !declined.is_empty() {
+                    status.reason = format!("{} ({declined})", status.reason);
+                }
+            }
             held.put_status(&mut change, &mut status);
             rounds::give_up_all(&self.plane, &mut change, &held.job).await?;
             held.release(&mut change).await?

@@ -7,6 +7,7 @@ mod publish;
 mod rounds;
 mod spec;
 mod view;
+mod watching;
 
 pub(crate) use claims::HeldClaim;
 pub use gateway::TrainerGatewayService;

@@ -1,26 +1,22 @@
-//! Rounds as the controller keeps them: a cohort is opened once, watched, and closed once.
+//! Rounds as the controller keeps them: a cohort is opened once and closed once.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use fieldfare_fleet::{DeviceId, JobName, RoundId};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
-    AcceptedContribution, AcceptedSet, CloseRoundRequest, DeviceDropped, FederatedJobSpec, JobCancelled, JobRecord,
-    JobStage, OpenRoundRequest, OpenRoundResponse, PrincipalRecord, RoundConfiguration, RoundEvent, RoundRecord,
-    job_record, round_event, work_checkpoint,
+    AcceptedContribution, AcceptedSet, CloseRoundRequest, DropRecord, FederatedJobSpec, JobRecord, JobStage,
+    OpenRoundRequest, OpenRoundResponse, PrincipalRecord, RefusalReason, RoundConfiguration, RoundRecord, job_record,
+    work_checkpoint,
 };
 use fieldfare_release::Sha256Digest;
-use futures_util::Stream;
 use prost::Message;
-use tokio::sync::watch;
-use tonic::Status;
 
 use super::claims::HeldClaim;
 use super::cohort;
 use crate::clock::timestamp;
-use crate::limits::{ROUND_CONFIGURATION_BYTES_MAX, ROUND_DEADLINE_MAX, ROUND_SESSION_GRACE, TICK};
-use crate::mirror::{Records, Topic};
+use crate::limits::{FORGIVEN_BATCH, ROUND_CONFIGURATION_BYTES_MAX, ROUND_DEADLINE_MAX};
+use crate::mirror::RoundView;
 use crate::plane::ControlPlane;
 use crate::records::{Change, attempt};
 use crate::refusal::Refusal;
@@ -80,7 +76,8 @@ fn answer(record: &RoundRecord) -> OpenRoundResponse {
 }
 
 /// Picks a cohort and writes the round; from then on the sessions of its devices invite them. With fewer devices than the
-/// quorum nothing is written, and the answer says why.
+/// quorum nothing is written, and the answer says why. A trainer that goes on with the same attempt after a restart opens it
+/// again: the cohort stays, and is invited again.
 pub(super) async fn open(
     held: &HeldClaim,
     plane: &ControlPlane,
@@ -89,54 +86,110 @@ pub(super) async fn open(
     let (round, configured) = configuration(plane, held, &request.configuration)?;
     let digest = Sha256Digest::of(&request.configuration).as_bytes().to_vec();
     let key = plane.keys.round(&round);
+    let goes_on = |view: &RoundView| view.record.configuration_sha256 == digest && !view.record.closed;
+    let reopened = plane.mirror.read().rounds.get(&round).is_some_and(goes_on);
+    if reopened {
+        forgive(held, plane, &round).await?;
+    }
     Ok(attempt!("the round", plane.records, change, {
         let (job, mut status) = held.job(&mut change).await?;
-        if let Some(open) = change.read::<RoundRecord>(&key).await? {
+        let endpoint = endpoint(plane, held).await?;
+        let trainer_spiffe_id = plane.access.trainer_principal(&held.trainer).to_string();
+        if let Some(mut open) = change.read::<RoundRecord>(&key).await? {
             if open.configuration_sha256 != digest {
                 return Err(Refusal::Exists {
                     what: "round",
                     name: round.to_string(),
                 });
             }
-            return Ok(answer(&open));
-        }
-        let spec = federated(&job)?;
-        let release = release_id(&job.base_manifest_target)?;
-        let picked = {
-            let records = plane.mirror.read();
-            let (deployment, needs) = cohort::needs(&records, spec, release, request.training_memory_bytes)?;
-            cohort::pick(plane, &records, &deployment, &needs, &round, (spec.cohort, spec.seed))
-        };
-        status.ineligible.clone_from(&picked.ineligible);
-        held.put_status(&mut change, &mut status);
-        let trainer: Option<PrincipalRecord> = plane.records.get(&plane.keys.trainer(&held.trainer)).await?;
-        let endpoint = trainer
-            .map(|record| record.rounds_endpoint)
-            .filter(|endpoint| !endpoint.is_empty());
-        let endpoint = endpoint
-            .ok_or_else(|| Refusal::Unready("the trainer has not told its rounds endpoint: call Watch".to_owned()))?;
-        if (picked.invited.len() as u64) < u64::from(spec.quorum) {
-            OpenRoundResponse {
-                cohort_device_ids: Vec::new(),
-                ineligible: picked.ineligible,
+            if open.closed {
+                return Ok(answer(&open));
             }
+            (open.trainer_spiffe_id, open.trainer_endpoint) = (trainer_spiffe_id, endpoint);
+            let answer = answer(&open);
+            // Its new generation tells sessions that it was opened again.
+            change.put(key.clone(), &mut open);
+            answer
         } else {
-            give_up(plane, &mut change, &round.job, Some(&round)).await?;
-            let mut record = RoundRecord {
-                round: Some((&round).into()),
-                configuration_sha256: digest.clone(),
-                cohort: picked.invited.iter().map(|device| device.as_bytes().to_vec()).collect(),
-                ineligible: picked.ineligible,
-                trainer_spiffe_id: plane.access.trainer_principal(&held.trainer).to_string(),
-                trainer_endpoint: endpoint,
-                deadline_unix_ms: configured.deadline_unix_ms,
-                opened_unix_ms: plane.unix_ms(),
-                ..RoundRecord::default()
+            let spec = federated(&job)?;
+            let release = release_id(&job.base_manifest_target)?;
+            let picked = {
+                let records = plane.mirror.read();
+                let (deployment, needs) = cohort::needs(&records, spec, release, request.training_memory_bytes)?;
+                cohort::pick(plane, &records, &deployment, &needs, &round, (spec.cohort, spec.seed))
             };
-            change.put(key.clone(), &mut record);
-            answer(&record)
+            status.ineligible.clone_from(&picked.ineligible);
+            held.put_status(&mut change, &mut status);
+            if (picked.invited.len() as u64) < u64::from(spec.quorum) {
+                OpenRoundResponse {
+                    cohort_device_ids: Vec::new(),
+                    ineligible: picked.ineligible,
+                }
+            } else {
+                give_up(plane, &mut change, &round.job, Some(&round)).await?;
+                let mut record = RoundRecord {
+                    round: Some((&round).into()),
+                    configuration_sha256: digest.clone(),
+                    cohort: picked.invited.iter().map(|device| device.as_bytes().to_vec()).collect(),
+                    ineligible: picked.ineligible,
+                    trainer_spiffe_id,
+                    trainer_endpoint: endpoint,
+                    deadline_unix_ms: configured.deadline_unix_ms,
+                    opened_unix_ms: plane.unix_ms(),
+                    ..RoundRecord::default()
+                };
+                change.put(key.clone(), &mut record);
+                answer(&record)
+            }
         }
     }))
+}
+
+/// Where devices reach the trainer that holds a claim.
+async fn endpoint(plane: &ControlPlane, held: &HeldClaim) -> Result<String, Refusal> {
+    let trainer: Option<PrincipalRecord> = plane.records.get(&plane.keys.trainer(&held.trainer)).await?;
+    let endpoint = trainer
+        .map(|record| record.rounds_endpoint)
+        .filter(|endpoint| !endpoint.is_empty());
+    endpoint.ok_or_else(|| Refusal::Unready("the trainer has not told its rounds endpoint: call Watch".to_owned()))
+}
+
+/// Whether the same device may answer the same invitation otherwise a moment later.
+fn passes(refusal: RefusalReason) -> bool {
+    match refusal {
+        RefusalReason::NotIdle | RefusalReason::Busy | RefusalReason::BadTicket | RefusalReason::Failed => true,
+        RefusalReason::Unspecified
+        | RefusalReason::NoConsent
+        | RefusalReason::TooLittleMemory
+        | RefusalReason::BudgetSpent
+        | RefusalReason::TooFewExamples
+        | RefusalReason::BadConfiguration
+        | RefusalReason::WrongBase => false,
+    }
+}
+
+/// Takes back the drops whose causes pass: a device whose upload failed with its trainer holds a contribution that it paid for.
+async fn forgive(held: &HeldClaim, plane: &ControlPlane, round: &RoundId) -> Result<(), Refusal> {
+    let dropped: Vec<DeviceId> = {
+        let records = plane.mirror.read();
+        let drops = records.drops.get(round).into_iter().flatten();
+        drops
+            .filter(|(_, drop)| passes(drop.refusal()))
+            .map(|(device, _)| *device)
+            .collect()
+    };
+    for batch in dropped.chunks(FORGIVEN_BATCH) {
+        attempt!("the round", plane.records, change, {
+            held.job(&mut change).await?;
+            for device in batch {
+                let key = plane.keys.drop(round, *device);
+                if change.read::<DropRecord>(&key).await?.is_some() {
+                    change.delete(key);
+                }
+            }
+        });
+    }
+    Ok(())
 }
 
 /// Nobody is invited any more to the rounds of a job that were not committed, but for the one that is kept.
@@ -250,100 +303,4 @@ pub(super) async fn close(held: &HeldClaim, plane: &ControlPlane, request: Close
         held.put_status(&mut change, &mut status);
     });
     Ok(())
-}
-
-/// What a watch of a round has told.
-struct Watching {
-    plane: Arc<ControlPlane>,
-    held: HeldClaim,
-    round: RoundId,
-    news: watch::Receiver<u64>,
-    dropped: BTreeSet<DeviceId>,
-    over: bool,
-}
-
-/// Tells which devices of a cohort will not contribute, until the round is closed or the job cancelled.
-pub(super) fn watch(
-    plane: Arc<ControlPlane>,
-    held: HeldClaim,
-    round: RoundId,
-) -> impl Stream<Item = Result<RoundEvent, Status>> + Send {
-    let news = plane.mirror.subscribe(Topic::Rounds);
-    let watching = Watching {
-        plane,
-        held,
-        round,
-        news,
-        dropped: BTreeSet::new(),
-        over: false,
-    };
-    futures_util::stream::try_unfold(watching, |mut watching| async move {
-        while !watching.over {
-            if let Some(event) = watching.next()? {
-                return Ok(Some((event, watching)));
-            }
-            if watching.over {
-                break;
-            }
-            tokio::select! {
-                () = watching.plane.shutdown.cancelled() => return Err(Status::from(Refusal::ShuttingDown)),
-                _ = watching.news.changed() => {}
-                () = tokio::time::sleep(TICK) => {}
-            }
-        }
-        Ok(None)
-    })
-}
-
-impl Watching {
-    fn next(&mut self) -> Result<Option<RoundEvent>, Refusal> {
-        let plane = Arc::clone(&self.plane);
-        let records = plane.mirror.read();
-        self.held.is_current(&records)?;
-        if records.jobs.get(&self.held.job).is_none_or(|job| job.cancelled) {
-            self.over = true;
-            return Ok(Some(RoundEvent {
-                event: Some(round_event::Event::Cancelled(JobCancelled {})),
-            }));
-        }
-        let Some(round) = records.rounds.get(&self.round) else {
-            return Ok(None);
-        };
-        if round.record.closed {
-            self.over = true;
-            return Ok(None);
-        }
-        let fresh = round.cohort.iter().filter(|device| !self.dropped.contains(device));
-        let lost = fresh
-            .copied()
-            .find_map(|device| why_lost(&plane, &records, &self.round, device).map(|why| (device, why)));
-        Ok(lost.map(|(device, reason)| {
-            self.dropped.insert(device);
-            let dropped = DeviceDropped {
-                device_id: device.to_string(),
-                reason,
-            };
-            RoundEvent {
-                event: Some(round_event::Event::Dropped(dropped)),
-            }
-        }))
-    }
-}
-
-fn why_lost(plane: &ControlPlane, records: &Records, round: &RoundId, device: DeviceId) -> Option<String> {
-    if let Some(drop) = records.drops.get(round).and_then(|drops| drops.get(&device)) {
-        return Some(drop.reason.clone());
-    }
-    if crate::access::is_enrolled_in(device, records).is_err() {
-        return Some("no longer enrolled".to_owned());
-    }
-    if crate::gateway::is_connected(plane, records, device) {
-        return None;
-    }
-    let since = records
-        .sessions
-        .get(&device)
-        .map_or(0, |session| session.changed_unix_ms);
-    let away = plane.clock.now().since(timestamp(since));
-    (away > ROUND_SESSION_GRACE).then(|| "session lost".to_owned())
 }

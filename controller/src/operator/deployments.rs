@@ -154,16 +154,16 @@ fn next_rollout(
     }
     let seed = u64::from_le_bytes(random_bytes()?);
     let start = start(name, checked, seed, last.as_ref());
-    let from_manifest = match (&held, &last) {
+    let (from_manifest, from_requirements) = match (&held, &last) {
         (
             Some(held),
             Some(RolloutState {
                 phase: Phase::Completed { .. },
                 ..
             }),
-        ) => held.to_manifest.clone(),
-        (Some(held), _) => held.from_manifest.clone(),
-        (None, _) => String::new(),
+        ) => (held.to_manifest.clone(), held.to_requirements),
+        (Some(held), _) => (held.from_manifest.clone(), held.from_requirements),
+        (None, _) => (String::new(), None),
     };
     let state =
         RolloutState::begin(start, plane.clock.now()).map_err(|error| Refusal::invalid("spec.policy", error))?;
@@ -174,6 +174,8 @@ fn next_rollout(
         model: spec.model.clone(),
         from_manifest,
         to_manifest: spec.manifest_target.clone(),
+        from_requirements,
+        to_requirements: spec.requirements,
         started_unix_ms: now,
         updated_unix_ms: now,
         state: serde_json::to_vec(&state).map_err(|error| Refusal::broken("writing a rollout's state", error))?,

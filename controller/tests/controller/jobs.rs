@@ -8,9 +8,9 @@ use fieldfare_fleet::JobName;
 use fieldfare_proto::v1::{
     AcceptedContribution, CheckpointRequest, ClaimRecord, CloseRoundRequest, EvaluationGate, FederatedCheckpoint,
     FederatedJobSpec, Fence, GetJobRequest, ImportCheckpoint, ImportModelRequest, ImportSpec, ImportStage, Job,
-    JobRefused, JobStage, JobSucceeded, OpenRoundRequest, ProposeReleaseRequest, RenewClaimRequest, RoundConfiguration,
-    RoundRef, RoundSummary, RoundTicket, StartJobRequest, TokenRole, UploadedArtifact, WatchRoundRequest,
-    WorkCheckpoint, claim, finish_request, import_spec, round_event, work_checkpoint,
+    JobRefused, JobStage, JobSucceeded, OpenRoundRequest, ProposeReleaseRequest, RefusalReason, RenewClaimRequest,
+    RoundConfiguration, RoundRef, RoundSummary, RoundTicket, StartJobRequest, TokenRole, UploadedArtifact,
+    WatchRoundRequest, WorkCheckpoint, claim, finish_request, import_spec, round_event, work_checkpoint,
 };
 use fieldfare_store::LeaseId;
 use prost::Message;
@@ -186,7 +186,7 @@ async fn an_import_proposes_the_release_whose_number_it_was_given() {
     fleet.stop().await;
 }
 
-async fn federated(fleet: &Fleet) -> FederatedJobSpec {
+pub(crate) async fn federated(fleet: &Fleet) -> FederatedJobSpec {
     FederatedJobSpec {
         job: "night".into(),
         deployment: DEPLOYMENT.into(),
@@ -314,7 +314,8 @@ async fn a_round_is_opened_to_a_cohort_and_closed_once() {
             panic!("no drop: {event:?}")
         };
         assert!(
-            cohort.cohort_device_ids.contains(&dropped.device_id) && dropped.reason == "not_idle: harvest",
+            cohort.cohort_device_ids.contains(&dropped.device_id)
+                && (dropped.reason.as_str(), dropped.refusal()) == ("not idle", RefusalReason::NotIdle),
             "{dropped:?}"
         );
     }

@@ -2760,8 +2760,12 @@ pub mod round_event {
 pub struct DeviceDropped {
     #[prost(string, tag = "1")]
     pub device_id: ::prost::alloc::string::String,
+    /// In words, the controller's own.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+    /// What the device itself answered; unspecified where it did not.
+    #[prost(enumeration = "RefusalReason", tag = "3")]
+    pub refusal: i32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JobCancelled {}
@@ -7165,8 +7169,9 @@ pub struct DeploymentStatusRecord {
     #[prost(string, tag = "4")]
     pub rollout_id: ::prost::alloc::string::String,
 }
-/// /assignments/<deployment>/<release>/<class>: the variant of a release that the devices of one class run. Together with the rollout,
-/// from which each device's wave follows, it is the whole desired state.
+/// /assignments/<deployment>/<model>/<release>/<requirements>/<class>: the variant of a release that the devices of one class run
+/// under some requirements, which are named by their digest. Together with the rollout, from which each device's wave follows, it
+/// is the whole desired state.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AssignmentRecord {
     #[prost(message, optional, tag = "1")]
@@ -7285,15 +7290,15 @@ pub struct AcceptedSet {
     pub accepted: ::prost::alloc::vec::Vec<AcceptedContribution>,
 }
 /// /drops/<job>/<round>/<attempt>/<device>: an invited device that will not contribute.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DropRecord {
     #[prost(message, optional, tag = "1")]
     pub generation: ::core::option::Option<Generation>,
-    #[prost(string, tag = "2")]
-    pub reason: ::prost::alloc::string::String,
+    #[prost(enumeration = "RefusalReason", tag = "3")]
+    pub refusal: i32,
 }
 /// /rollouts/<deployment>: the rollout in progress, or the last one.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RolloutRecord {
     #[prost(message, optional, tag = "1")]
     pub generation: ::core::option::Option<Generation>,
@@ -7313,6 +7318,11 @@ pub struct RolloutRecord {
     /// The decider's own state: the JSON form of the domain crate's rollout.
     #[prost(bytes = "vec", tag = "8")]
     pub state: ::prost::alloc::vec::Vec<u8>,
+    /// Under which requirements the releases were placed; the first is absent for the first release of a deployment.
+    #[prost(message, optional, tag = "9")]
+    pub from_requirements: ::core::option::Option<Requirements>,
+    #[prost(message, optional, tag = "10")]
+    pub to_requirements: ::core::option::Option<Requirements>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
