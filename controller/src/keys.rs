@@ -3,10 +3,14 @@
 use std::fmt;
 
 use fieldfare_fleet::{
-    DeploymentName, DeviceId, Digest, JobName, ModelName, ProfileClass, RoundId, TenantName, TrainerName,
+    DeploymentName, DeviceId, Digest, JobName, ModelName, ProfileClass, ReleaseId, ReleaseNumber, RoundId, TenantName,
+    TrainerName,
 };
+use fieldfare_proto::v1::Requirements;
+use fieldfare_release::Sha256Digest;
 use fieldfare_store::{Key, Prefix};
 use fieldfare_tls::OperatorName;
+use prost::Message;
 
 /// The keys of one tenant.
 #[derive(Clone, Debug)]
@@ -120,9 +124,13 @@ impl Keys {
         self.key(format_args!("rollouts/{deployment}"))
     }
 
-    /// `AssignmentRecord` of one class of devices for one release of a deployment's model.
-    pub fn assignment(&self, deployment: &DeploymentName, release: u64, class: &ProfileClass) -> Key {
-        self.key(format_args!("assignments/{deployment}/{release:010}/{class}"))
+    /// `AssignmentRecord` of one class of devices for one decision of a deployment.
+    pub fn assignment(&self, deployment: &DeploymentName, decision: &Decision, class: &ProfileClass) -> Key {
+        let ReleaseId { model, number } = &decision.release;
+        self.key(format_args!(
+            "assignments/{deployment}/{model}/{:010}/{}/{class}",
+            number.0, decision.requirements
+        ))
     }
 
     /// `JobRecord`.
@@ -176,9 +184,14 @@ impl Keys {
                 _ => return None,
             },
             "assignments" => {
-                let (deployment, rest) = rest.split_once('/')?;
-                let (release, class) = rest.split_once('/')?;
-                Place::Assignment(deployment.parse().ok()?, release.parse().ok()?, class.parse().ok()?)
+                let mut parts = rest.splitn(5, '/');
+                let deployment = parts.next()?.parse().ok()?;
+                let (model, number) = (parts.next()?.parse().ok()?, ReleaseNumber(parts.next()?.parse().ok()?));
+                let decision = Decision {
+                    release: ReleaseId { model, number },
+                    requirements: parts.next()?.to_owned(),
+                };
+                Place::Assignment(deployment, decision, parts.next()?.parse().ok()?)
             }
             "jobs" => match rest.split_once('/')? {
                 ("spec", name) => Place::Job(name.parse().ok()?),
@@ -212,13 +225,32 @@ pub enum Place<'a> {
     Deployment(DeploymentName),
     DeploymentStatus(DeploymentName),
     Rollout(DeploymentName),
-    Assignment(DeploymentName, u64, ProfileClass),
+    Assignment(DeploymentName, Decision, ProfileClass),
     Job(JobName),
     JobStatus(JobName),
     Claim(JobName),
     Round(RoundId),
     Drop(RoundId, DeviceId),
     Release(ModelName, u64),
+}
+
+/// What an assignment was decided for: a release, under requirements. Another of either is decided anew.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Decision {
+    release: ReleaseId,
+    /// The first 16 bytes of the requirements' SHA-256, in hexadecimal.
+    requirements: String,
+}
+
+impl Decision {
+    /// The decision for a release under these requirements.
+    pub fn new(release: ReleaseId, requirements: &Requirements) -> Self {
+        let digest = Sha256Digest::of(&requirements.encode_to_vec());
+        Self {
+            release,
+            requirements: hex::encode(&digest.as_bytes()[..16]),
+        }
+    }
 }
 
 fn prefix(text: String) -> Prefix {
@@ -273,6 +305,7 @@ mod tests {
         let job = JobName::new("night").unwrap();
         let model = ModelName::new("farm").unwrap();
         let trainer = TrainerName::new("north").unwrap();
+        let decision = Decision::new("farm.r4".parse().unwrap(), &Requirements::default());
         let class: ProfileClass = "candle-gguf.unattested.m1000.d1024.b1000.f1000.i1000".parse().unwrap();
         let round = RoundId {
             job: job.clone(),
@@ -292,8 +325,8 @@ mod tests {
             ),
             (keys.rollout(&deployment), Place::Rollout(deployment.clone())),
             (
-                keys.assignment(&deployment, 4, &class),
-                Place::Assignment(deployment.clone(), 4, class.clone()),
+                keys.assignment(&deployment, &decision, &class),
+                Place::Assignment(deployment.clone(), decision, class.clone()),
             ),
             (keys.job(&job), Place::Job(job.clone())),
             (keys.job_status(&job), Place::JobStatus(job.clone())),
@@ -304,6 +337,21 @@ mod tests {
         ];
         for (key, place) in cases {
             assert_eq!(keys.parse(&key), Some(place), "{key}");
+        }
+    }
+
+    #[test]
+    fn another_model_and_other_requirements_are_other_decisions() {
+        let narrow = Requirements {
+            context_tokens: 128,
+            ..Requirements::default()
+        };
+        let wide = Requirements::default();
+        let of = |release: &str, requirements| Decision::new(release.parse().unwrap(), requirements);
+        let first = of("farm.r1", &wide);
+        assert_eq!(of("farm.r1", &wide), first);
+        for other in [of("leak.r1", &wide), of("farm.r2", &wide), of("farm.r1", &narrow)] {
+            assert_ne!(other, first);
         }
     }
 

@@ -13,7 +13,7 @@ use fieldfare_store::{Change, Entry, Key, Revision, Store, Watch, WatchError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::keys::{Keys, Place};
+use crate::keys::{Decision, Keys, Place};
 use crate::limits::MIRROR_PATIENCE;
 use crate::records::{Record, decode};
 use crate::refusal::{Refusal, chain};
@@ -51,7 +51,7 @@ pub struct Records {
     pub deployments: BTreeMap<DeploymentName, v1::DeploymentRecord>,
     pub deployment_status: BTreeMap<DeploymentName, v1::DeploymentStatusRecord>,
     pub rollouts: BTreeMap<DeploymentName, RolloutView>,
-    pub assignments: BTreeMap<DeploymentName, BTreeMap<(u64, ProfileClass), v1::AssignmentRecord>>,
+    pub assignments: BTreeMap<DeploymentName, BTreeMap<(Decision, ProfileClass), v1::AssignmentRecord>>,
     pub jobs: BTreeMap<JobName, v1::JobRecord>,
     pub job_status: BTreeMap<JobName, v1::JobStatusRecord>,
     pub claims: BTreeMap<JobName, v1::ClaimRecord>,
@@ -234,8 +234,8 @@ impl Records {
                 let state = state.map_err(|error| Refusal::broken("reading a rollout's state", error))?;
                 self.rollouts.insert(name, RolloutView { record, state });
             }
-            Place::Assignment(name, release, class) => {
-                put(self.assignments.entry(name).or_default(), (release, class), entry)?;
+            Place::Assignment(name, decision, class) => {
+                put(self.assignments.entry(name).or_default(), (decision, class), entry)?;
             }
             Place::Job(name) => put(&mut self.jobs, name, entry)?,
             Place::JobStatus(name) => put(&mut self.job_status, name, entry)?,
@@ -267,11 +267,11 @@ impl Records {
             Place::Deployment(name) => drop(self.deployments.remove(&name)),
             Place::DeploymentStatus(name) => drop(self.deployment_status.remove(&name)),
             Place::Rollout(name) => drop(self.rollouts.remove(&name)),
-            Place::Assignment(name, release, class) => {
+            Place::Assignment(name, decision, class) => {
                 drop(
                     self.assignments
                         .get_mut(&name)
-                        .and_then(|of| of.remove(&(release, class))),
+                        .and_then(|of| of.remove(&(decision, class))),
                 );
             }
             Place::Job(name) => drop(self.jobs.remove(&name)),

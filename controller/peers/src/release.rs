@@ -18,6 +18,9 @@ use crate::fleet::Fleet;
 /// The model whose releases these are.
 pub const MODEL: &str = "farm-alert";
 
+/// The size that these models claim.
+const PARAMETERS: u64 = 1344;
+
 /// Holds the keys of root and targets, as `fieldfare release` does.
 #[derive(Debug)]
 pub struct Signer {
@@ -152,23 +155,40 @@ pub struct Release {
 
 /// A release with one variant whose weights are a few bytes that claim to be a small model.
 pub fn release(number: u32) -> Release {
-    let weights = format!("weights of release {number}").repeat(64).into_bytes();
+    release_of(MODEL, number, &[("q8-0", 64 << 20, 1.5)])
+}
+
+/// A release of some model, with variants that need this much memory and have this loss.
+pub fn release_of(model: &str, number: u32, variants: &[(&str, u64, f64)]) -> Release {
     let release = ReleaseNumber::new(number).unwrap();
-    let model: fieldfare_release::ModelName = MODEL.parse().unwrap();
-    let variant: fieldfare_release::VariantName = "q8-0".parse().unwrap();
-    let artifact = Artifact {
-        target: TargetName::new(model.clone(), release, TargetKind::Weights(variant.clone())),
-        sha256: Sha256Digest::of(&weights),
-        length: weights.len() as u64,
-    };
-    let figures = Figures {
-        weight_bytes: weights.len() as u64,
-        parameters: weights.len() as u64,
-        flops_per_token: 2 * weights.len() as u64,
-        kv_bytes_per_token: 512,
-        context_tokens: 256,
-        held_out_loss: 1.5,
-    };
+    let model: fieldfare_release::ModelName = model.parse().unwrap();
+    let made = variants.iter().map(|(name, memory_bytes, held_out_loss)| {
+        let weights = format!("weights of {model} {number} {name}").repeat(64).into_bytes();
+        let name: fieldfare_release::VariantName = name.parse().unwrap();
+        let artifact = Artifact {
+            target: TargetName::new(model.clone(), release, TargetKind::Weights(name.clone())),
+            sha256: Sha256Digest::of(&weights),
+            length: weights.len() as u64,
+        };
+        let variant = Variant {
+            name,
+            runtime: Runtime::CandleGguf,
+            artifacts: BTreeMap::from([(ArtifactRole::Weights, artifact)]),
+            requirements: Requirements {
+                memory_bytes: *memory_bytes,
+            },
+            figures: Figures {
+                weight_bytes: weights.len() as u64,
+                parameters: PARAMETERS,
+                flops_per_token: 2 * PARAMETERS,
+                kv_bytes_per_token: 512,
+                context_tokens: 256,
+                held_out_loss: *held_out_loss,
+            },
+        };
+        (variant, weights)
+    });
+    let (variants, artifacts) = made.unzip();
     let manifest = ReleaseManifest {
         schema: SCHEMA_VERSION,
         model: model.clone(),
@@ -178,19 +198,13 @@ pub fn release(number: u32) -> Release {
         base: None,
         architecture: Architecture {
             family: "llama".into(),
-            parameters: figures.parameters,
+            parameters: PARAMETERS,
             context_tokens: 256,
             vocabulary: 512,
             layers: 5,
             hidden: 64,
         },
-        variants: vec![Variant {
-            name: variant,
-            runtime: Runtime::CandleGguf,
-            artifacts: BTreeMap::from([(ArtifactRole::Weights, artifact)]),
-            requirements: Requirements { memory_bytes: 64 << 20 },
-            figures,
-        }],
+        variants,
         probes: vec![Probe {
             prompt: "dry".into(),
             expected: "water".into(),
@@ -205,6 +219,6 @@ pub fn release(number: u32) -> Release {
     Release {
         name: manifest.target_name(),
         manifest: manifest.encode().unwrap(),
-        artifacts: vec![weights],
+        artifacts,
     }
 }

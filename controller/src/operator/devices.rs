@@ -15,6 +15,7 @@ use crate::placement::{Placement, requirements};
 use crate::plane::ControlPlane;
 use crate::records::attempt;
 use crate::refusal::Refusal;
+use crate::rollout::assign::variant_moving_in;
 use crate::rollout::desired::{Member, labels, members, selector};
 use crate::rollout::{Rollouts, status};
 
@@ -185,7 +186,9 @@ pub(super) async fn explain(
                 explanation.summary = found.to_string();
                 explanation.code = status::explanation_code(&found).to_owned();
                 explanation.target_manifest.clone_from(&spec.manifest_target);
-                explanation.target_variant.clone_from(&placement.chosen);
+                // The assignment is decided once and kept, while what devices of the class reach goes on to be learned.
+                let assigned = variant_moving_in(&plane.mirror.read(), &name, &member.class).map(str::to_owned);
+                explanation.target_variant = assigned.unwrap_or_else(|| placement.chosen.clone());
                 explanation.placement = Some(placement);
             }
             (mismatch, _) => {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use fieldfare_fleet::rollout::RolloutState;
 use fieldfare_fleet::{
     CapabilityProfile, DeploymentName, DeviceId, Generation, Labels, ProfileClass, Selector, Timestamp, TrustTier,
 };
 use fieldfare_proto::v1::{self, DesiredModel, DesiredState, DeviceRecord, DeviceStanding, DeviceStatusRecord};
 
+use super::assign::assignment;
 use crate::clock::timestamp;
-use crate::mirror::Records;
+use crate::mirror::{Records, RolloutView};
 
 /// A registered device as placement and rollouts see it.
 #[derive(Clone, Debug)]
@@ -68,21 +68,20 @@ pub fn selector(spec: Option<&v1::DeploymentSpec>) -> Option<Selector> {
 }
 
 /// What a device shall run of one deployment; nothing where nothing can be said yet.
-pub fn entry(records: &Records, member: &Member, name: &DeploymentName, state: &RolloutState) -> Option<DesiredModel> {
-    let target = state.target_for(state.slot_of(member.id, member.joined_at));
+pub fn entry(records: &Records, member: &Member, name: &DeploymentName, rollout: &RolloutView) -> Option<DesiredModel> {
+    let RolloutView { record, state } = rollout;
+    let slot = state.slot_of(member.id, member.joined_at);
+    let target = state.target_for(slot);
     let mut entry = DesiredModel {
         deployment: name.to_string(),
-        model: state.release.model.to_string(),
+        model: target.release.as_ref().unwrap_or(&state.release).model.to_string(),
         generation: Some(target.assignment.into()),
         ..DesiredModel::default()
     };
-    if let Some(release) = target.release {
-        let key = (release.number.0, member.class.clone());
-        let assignment = records
-            .assignments
-            .get(name)?
-            .get(&key)
-            .filter(|record| !record.variant.is_empty())?;
+    if target.release.is_some() {
+        let moves_in = state.has_new_release(slot);
+        let assignment = assignment(records, name, (record, state), moves_in, &member.class)
+            .filter(|assignment| !assignment.variant.is_empty())?;
         entry.manifest_target.clone_from(&assignment.manifest_target);
         entry.variant.clone_from(&assignment.variant);
     }
@@ -95,9 +94,10 @@ pub fn desired_state(records: &Records, id: DeviceId) -> DesiredState {
     let mut models = Vec::new();
     let member = Member::of(id, records);
     for (name, deployment) in &records.deployments {
-        let Some(state) = records.rollouts.get(name).map(|rollout| &rollout.state) else {
+        let Some(rollout) = records.rollouts.get(name) else {
             continue;
         };
+        let state = &rollout.state;
         // Each deployment's generation only grows, so that their sum does; none is ever taken away.
         generation.epoch = generation.epoch.max(state.generation.epoch);
         generation.counter = generation.counter.saturating_add(state.generation.counter);
@@ -105,7 +105,7 @@ pub fn desired_state(records: &Records, id: DeviceId) -> DesiredState {
         let Some(member) = member.as_ref().filter(|m| chosen.is_some_and(|s| s.matches(&m.labels))) else {
             continue;
         };
-        models.extend(entry(records, member, name, state));
+        models.extend(entry(records, member, name, rollout));
     }
     DesiredState {
         generation: Some(generation.into()),

@@ -1,20 +1,26 @@
 //! Reports for the decider: what a connected device last said, and what follows for one that had nothing to say.
 
 use fieldfare_fleet::rollout::{Evidence, Observation, Progress, RolloutState};
-use fieldfare_fleet::{DeploymentName, Generation, Obstacle, Timestamp};
-use fieldfare_proto::v1::ObservedState;
+use fieldfare_fleet::{DeploymentName, DeviceId, Generation, Obstacle, Timestamp};
+use fieldfare_proto::v1::{ObservedState, RolloutRecord};
 
+use super::assign::assignment;
 use super::desired::Member;
 use crate::mirror::Records;
 use crate::plane::ControlPlane;
 use crate::refusal::chain;
+
+/// Whether a device had a session since it enrolled, with any controller.
+pub(super) fn was_ever_seen(records: &Records, device: DeviceId) -> bool {
+    records.sessions.contains_key(&device)
+}
 
 /// The present report of a device, and when it was heard; nothing for one that is not connected here.
 pub(super) fn report(
     plane: &ControlPlane,
     records: &Records,
     name: &DeploymentName,
-    state: &RolloutState,
+    rollout: (&RolloutRecord, &RolloutState),
     member: &Member,
 ) -> Option<(Timestamp, Observation)> {
     let sign = plane.presence.of(member.id).filter(|sign| sign.connected)?;
@@ -24,28 +30,27 @@ pub(super) fn report(
         .get(&member.id)
         .and_then(|status| status.observed.as_ref());
     let said = sign.observed.as_ref().or(stored);
-    Some((sign.last_heard, own_report(records, name, state, member, said)))
+    Some((sign.last_heard, own_report(records, name, rollout, member, said)))
 }
 
 fn own_report(
     records: &Records,
     name: &DeploymentName,
-    state: &RolloutState,
+    (record, state): (&RolloutRecord, &RolloutState),
     member: &Member,
     said: Option<&ObservedState>,
 ) -> Observation {
-    let target = state.target_for(state.slot_of(member.id, member.joined_at));
+    let slot = state.slot_of(member.id, member.joined_at);
+    let target = state.target_for(slot);
     let said = said.and_then(|observed| observed.models.iter().find(|model| model.deployment == name.as_str()));
     let read = said.map(Observation::try_from).transpose().unwrap_or_else(|error| {
         tracing::debug!(device = %member.id, error = chain(&error), "a report cannot be read");
         None
     });
     // A class without a variant is never sent its target, so that its devices cannot report on it themselves.
-    let unplaced = target.release.as_ref().is_some_and(|release| {
-        let key = (release.number.0, member.class.clone());
-        let assignment = records.assignments.get(name).and_then(|of| of.get(&key));
-        assignment.is_some_and(|record| record.variant.is_empty())
-    });
+    let moves_in = state.has_new_release(slot);
+    let assignment = assignment(records, name, (record, state), moves_in, &member.class);
+    let unplaced = target.release.is_some() && assignment.is_some_and(|record| record.variant.is_empty());
     if unplaced {
         let (running, evidence) = read.map_or((None, Evidence::default()), |said| (said.running, said.evidence));
         return Observation {

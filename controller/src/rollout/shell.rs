@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::desired::{Member, members, selector};
 use super::{assign, reports, status};
 use crate::limits::{ROLLOUT_PACE, TICK};
-use crate::mirror::Topic;
+use crate::mirror::{Records, Topic};
 use crate::plane::ControlPlane;
 use crate::records::{Record, attempt};
 use crate::refusal::{Refusal, chain};
@@ -169,19 +169,15 @@ impl Shell {
     /// Takes in what is new and makes the decisions that are due.
     async fn step(&mut self, name: &DeploymentName) -> Result<(), Refusal> {
         self.refresh(name);
-        let (spec, members) = {
+        let members = {
             let records = self.plane.mirror.read();
-            let spec = records.deployments.get(name).and_then(|record| record.spec.clone());
-            let chosen = selector(spec.as_ref());
-            let members = chosen.map(|selector| members(&records, &selector)).unwrap_or_default();
-            (spec, members)
+            let chosen = selector(records.deployments.get(name).and_then(|record| record.spec.as_ref()));
+            chosen.map(|selector| members(&records, &selector)).unwrap_or_default()
         };
         let Some(live) = self.live.get_mut(name) else {
             return Ok(());
         };
-        if let Some(spec) = &spec {
-            assign::assign(&self.plane, name, spec, live.rollout.state(), &members).await?;
-        }
+        assign::assign(&self.plane, name, &live.record, live.rollout.state(), &members).await?;
         live.take_in(&self.plane, name, &members);
         let now = self.plane.clock.now();
         if live.rollout.next_deadline().is_some_and(|due| due <= now) {
@@ -249,7 +245,13 @@ impl Shell {
             Request::Explain(name, device, reply) => {
                 let now = self.plane.clock.now();
                 let answer = match self.step(&name).await {
-                    Ok(()) => self.live.get(&name).map(|live| live.rollout.explain(now, device)),
+                    Ok(()) => self.live.get(&name).map(|live| {
+                        let records = self.plane.mirror.read();
+                        match Member::of(device, &records) {
+                            Some(member) => live.explain(&records, now, &member),
+                            None => live.rollout.explain(now, device),
+                        }
+                    }),
                     Err(error) => return drop(reply.send(Err(error))),
                 };
                 drop(reply.send(answer.ok_or_else(|| Refusal::missing("rollout", &name))));
@@ -293,9 +295,24 @@ impl Shell {
 }
 
 impl Live {
-    /// Tells the decider who belongs to the deployment and what each device last said.
+    /// Why a device of the deployment runs what it runs.
+    pub(super) fn explain(&self, records: &Records, now: Timestamp, member: &Member) -> Explanation {
+        if reports::was_ever_seen(records, member.id) {
+            return self.rollout.explain(now, member.id);
+        }
+        let state = self.rollout.state();
+        Explanation::NotHeardFrom {
+            last_heard: None,
+            target: state.target_for(state.slot_of(member.id, member.joined_at)).release,
+        }
+    }
+
+    /// Tells the decider who belongs to the deployment and what each device last said. It gathers the devices that it knows
+    /// before it opens a wave; one that never came since it enrolled is not worth that wait.
     fn take_in(&mut self, plane: &ControlPlane, name: &DeploymentName, members: &[Member]) {
         let records = plane.mirror.read();
+        let seen = |member: &&Member| reports::was_ever_seen(&records, member.id);
+        let members: Vec<&Member> = members.iter().filter(seen).collect();
         let tell = |rollout: &mut Rollout, at: Timestamp, event: Event| {
             if let Err(refused) = rollout.handle(at, event, &mut Vec::new()) {
                 tracing::debug!(deployment = %name, %refused, "a report changed nothing");
@@ -322,7 +339,8 @@ impl Live {
                     },
                 );
             }
-            if let Some((heard, observation)) = reports::report(plane, &records, name, self.rollout.state(), member) {
+            let rollout = (&self.record, self.rollout.state());
+            if let Some((heard, observation)) = reports::report(plane, &records, name, rollout, member) {
                 tell(
                     &mut self.rollout,
                     heard,

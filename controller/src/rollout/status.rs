@@ -56,7 +56,7 @@ pub(super) fn status(plane: &ControlPlane, name: &DeploymentName, live: &Live) -
     let devices = ranked.iter().enumerate().take(ROLLOUT_DEVICES_SHOWN_MAX);
     let devices: Vec<_> = devices
         .map(|(place, member)| {
-            let explanation = live.rollout.explain(now, member.id);
+            let explanation = live.explain(&records, now, member);
             device(
                 &records,
                 name,
