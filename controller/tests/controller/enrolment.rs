@@ -246,7 +246,7 @@ async fn each_role_reaches_its_own_service_and_no_other() {
     fleet.stop().await;
 }
 
-async fn renew(fleet: &Fleet, identity: &Identity, key: &PrivateKey) -> Result<Identity, Status> {
+pub(crate) async fn renew(fleet: &Fleet, identity: &Identity, key: &PrivateKey) -> Result<Identity, Status> {
     let step = |step| RenewRequest { step: Some(step) };
     let start = RenewStart {
         csr_der: key.certificate_request().unwrap(),

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails like the test")]
 
 mod artifacts;
+mod attempts;
+mod decisions;
 mod enrolment;
+mod hostile;
 mod jobs;
 mod plain;
 mod publication;
