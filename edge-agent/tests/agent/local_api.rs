@@ -169,6 +169,6 @@ async fn the_api_listens_on_loopback_alone_whatever_the_command_line_says() {
     let device = Device::new(&fleet, &Releases::start(&fleet).await);
     let everywhere = "0.0.0.0:0".parse().unwrap();
     let started = Agent::new(device.folder.clone(), Some(everywhere), binary()).await;
-    let error = started.err().expect("it is refused");
+    let error = started.expect_err("it is refused");
     assert!(chain(error.as_ref()).contains("loopback"), "{error:#}");
 }
