@@ -142,7 +142,7 @@ fn words(refusal: RefusalReason) -> &'static str {
 /// What the devices of a job's last attempt answered instead of contributing, counted: `3 declined: budget spent`. Nothing where
 /// none refused.
 pub(super) fn declined(records: &Records, job: &JobName) -> String {
-    let last = records.rounds.keys().filter(|round| round.job == *job).next_back();
+    let last = records.rounds.keys().rfind(|round| round.job == *job);
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for drop in last
         .and_then(|round| records.drops.get(round))

@@ -314,7 +314,7 @@ pub struct RoundSummary {
     pub loss_nats_per_token: f64,
     #[prost(double, tag = "7")]
     pub exact_match: f64,
-    /// Spent by a device that took part in every round so far.
+    /// The most that a device has spent: one that paid for every attempt so far, within the job's budget.
     #[prost(double, tag = "8")]
     pub epsilon: f64,
     #[prost(int64, tag = "9")]

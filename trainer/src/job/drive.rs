@@ -7,7 +7,8 @@ use std::sync::Arc;
 use fieldfare_fleet::round::{Action, Answer, Decline, Event, JobFailure, JobState, Refused, VariantEvaluation};
 use fieldfare_fleet::{Attempt, ByteSize, DeviceId, Digest, NatsPerToken, RoundId, RoundNumber, VariantName};
 use fieldfare_proto::v1::{
-    AcceptedContribution, CloseRoundRequest, FederatedCheckpoint, JobStage, RoundEvent, RoundSummary, round_event,
+    AcceptedContribution, CloseRoundRequest, FederatedCheckpoint, JobStage, RefusalReason, RoundEvent, RoundSummary,
+    round_event,
 };
 
 use super::privacy::opened;
@@ -176,13 +177,10 @@ impl<'a> Drive<'a> {
                     return Ok(());
                 };
                 tracing::info!(%device, reason = dropped.reason, "a device dropped out");
+                let reason = decline(dropped.refusal());
                 attempted.dropped.insert(device, dropped.reason);
                 let round = attempted.id.clone();
-                self.tell(Event::Declined {
-                    round,
-                    device,
-                    reason: Decline::TrainingFailed,
-                });
+                self.tell(Event::Declined { round, device, reason });
                 Ok(())
             }
             None => Ok(()),
@@ -419,6 +417,19 @@ impl<'a> Drive<'a> {
         attempted.forget(self.job);
         self.checkpoint.attempt = round.attempt.0;
         self.job.checkpoint(self.checkpoint.clone()).await
+    }
+}
+
+/// Why a device takes no part, as the decider counts it.
+fn decline(refusal: RefusalReason) -> Decline {
+    match refusal {
+        RefusalReason::NoConsent => Decline::NoConsent,
+        RefusalReason::BudgetSpent => Decline::BudgetSpent,
+        RefusalReason::Busy | RefusalReason::NotIdle => Decline::Busy,
+        RefusalReason::TooLittleMemory => Decline::TooLittleMemory,
+        RefusalReason::TooFewExamples => Decline::TooFewExamples,
+        RefusalReason::BadConfiguration => Decline::Configuration,
+        _ => Decline::TrainingFailed,
     }
 }
 
