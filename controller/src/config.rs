@@ -60,7 +60,7 @@ pub struct Run {
     /// Address of metrics and health checks, without TLS; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:7445")]
     pub metrics_listen: SocketAddr,
-    /// Where to send traces by OTLP over gRPC, for example `http://127.0.0.1:4317`.
+    /// Where to send traces and metrics by OTLP over gRPC, for example `http://127.0.0.1:4317`.
     #[arg(long)]
     pub otlp_endpoint: Option<String>,
     /// Form of the log on standard error.
