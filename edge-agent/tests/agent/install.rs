@@ -1,7 +1,6 @@
 //! Installing: the real steps with the real binary, from a signed repository over mutual TLS.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::device::{Device, Installation, assert_answers, impatient};
 use crate::fleet::Fleet;
 use crate::releases::{Release, Releases, release, weights};
+use crate::script;
 
 /// A device that runs release 1, confirmed, and release 2 beside it in the repository.
 pub(crate) struct Stage {
@@ -147,15 +147,13 @@ async fn a_release_that_does_not_load_never_serves() {
 
 /// The agent's binary behind a script that dies by a signal where a file `crash` lies beside it, once.
 fn dying(folder: &Path) -> Binary {
-    let script = folder.join("agent.sh");
     let real = env!("CARGO_BIN_EXE_fieldfare-agent");
+    let crash = folder.join("crash");
     let text = format!(
-        "#!/bin/sh\nif rm '{}' 2>/dev/null; then kill -9 $$; fi\nexec '{real}' \"$@\"\n",
-        folder.join("crash").display()
+        "if rm '{}' 2>/dev/null; then kill -9 $$; fi\nexec '{real}' \"$@\"",
+        crash.display()
     );
-    std::fs::write(&script, text).unwrap();
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
-    Binary::new(script)
+    script(folder, &text)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,9 +25,26 @@ mod session;
 mod trainer;
 mod training;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fieldfare_agent::process::Binary;
+
+/// A shell script in the place of the agent's binary. It is written by a process of its own: while a file is open for writing,
+/// also in a child that another test has just forked, the kernel does not execute it.
+fn script(folder: &Path, text: &str) -> Binary {
+    let path = folder.join("agent.sh");
+    let written = std::process::Command::new("/bin/sh")
+        .args([
+            "-c",
+            "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 700 \"$1\"",
+            "sh",
+        ])
+        .arg(&path)
+        .arg(text)
+        .status();
+    assert!(written.unwrap().success());
+    Binary::new(path)
+}
 
 /// The agent's own binary.
 fn binary() -> Binary {

@@ -1,7 +1,5 @@
 //! What leaves a device that does not take part: a reason, and nothing that is private.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 
 use fieldfare_agent::clock;
@@ -17,12 +15,12 @@ use fieldfare_proto::v1::invitation_reply::Reply;
 use fieldfare_proto::v1::{InvitationAccepted, RefusalReason, RoundInvitation};
 use tokio::time::timeout;
 
-use crate::binary;
 use crate::device::{Device, Installation, PATIENCE, impatient};
 use crate::fleet::Fleet;
 use crate::releases::{Release, Releases, release, weights};
 use crate::rounds::{Training, entries, round};
 use crate::trainer::Trainer;
+use crate::{binary, script};
 
 const SECRET: &str = "the barn door code is 4711";
 
@@ -119,14 +117,6 @@ fn with_template(weights: &[u8], template: &str) -> Vec<u8> {
         writer.tensor(gguf.tensor_bytes(weights, tensor).unwrap()).unwrap();
     }
     writer.finish().unwrap()
-}
-
-/// A script in the place of the agent's binary.
-fn script(folder: &Path, text: &str) -> Binary {
-    let path = folder.join("agent.sh");
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
-    Binary::new(path)
 }
 
 #[tokio::test(flavor = "multi_thread")]

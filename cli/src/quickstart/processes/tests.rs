@@ -14,12 +14,21 @@ fn the_tail_of_a_log_is_its_last_lines_without_colour() {
 
 /// Processes whose programs are shell scripts: the agent as given, the others as little as possible.
 fn processes(folder: &Path, agent: &str) -> (Processes, mpsc::UnboundedReceiver<Death>) {
-    use std::os::unix::fs::PermissionsExt;
     for program in Program::ALL {
         let body = if program == Program::Agent { agent } else { "exit 0" };
         let path = folder.join(program.binary());
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        // A process of its own writes it: while a file is open for writing, also in a child that another test has just forked,
+        // the kernel does not execute it.
+        let written = std::process::Command::new("/bin/sh")
+            .args([
+                "-c",
+                "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 700 \"$1\"",
+                "sh",
+            ])
+            .arg(&path)
+            .arg(body)
+            .status();
+        assert!(written.unwrap().success());
     }
     // With `keep` a program is started as itself, and this test is no `fieldfare` that could become it.
     Processes::new(folder.join("fieldfare"), folder.to_owned(), true).unwrap()
