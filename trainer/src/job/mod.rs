@@ -46,6 +46,8 @@ pub(crate) async fn run(
     from: Option<FederatedCheckpoint>,
 ) -> Result<finish_request::Outcome, WorkError> {
     let job = Job::prepare(workshop, gateway, work).await?;
+    // Asked before the first round: what the trainer could not sign in the end, no device shall pay for.
+    job.gateway.delegation(job.plan.base.manifest.model.to_string()).await?;
     let mut checkpoint = match from {
         Some(checkpoint) if !checkpoint.before.is_empty() => checkpoint,
         _ => job.begin().await?,
