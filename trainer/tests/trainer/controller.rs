@@ -38,6 +38,8 @@ pub(crate) struct State {
     /// Checkpoints with this many built variants are never answered: the trainer can be killed right there.
     pub(crate) hold_after_built: Option<usize>,
     pub(crate) lease_ms: u32,
+    /// No operator has let the trainer sign anything.
+    pub(crate) delegates_nothing: bool,
     pub(crate) hello: Option<TrainerHello>,
     pub(crate) proposed: Option<ProposeReleaseRequest>,
     pub(crate) published: Option<PublishReleaseRequest>,
@@ -302,6 +304,9 @@ impl TrainerGateway for Controller {
         &self,
         _: Request<GetDelegationRequest>,
     ) -> Result<Response<GetDelegationResponse>, Status> {
+        if self.state().delegates_nothing {
+            return Err(Status::failed_precondition("the targets delegate nothing"));
+        }
         Ok(Response::new(GetDelegationResponse {
             delegated_targets: Vec::new(),
             role: String::new(),

@@ -411,3 +411,20 @@ async fn a_job_without_a_budget_fails_before_any_device_is_asked() {
     assert!(failed.reason.contains("privacy budget"), "{}", failed.reason);
     assert!(controller.state().opened.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_release_could_not_be_signed_fails_before_any_device_pays() {
+    let stage = Stage::new().await;
+    let controller = &stage.controller;
+    let folder = tempfile::tempdir().unwrap();
+    stage.enrol("t1", folder.path());
+    controller.state().delegates_nothing = true;
+    controller.offer(work(controller, &data(), spec()));
+    let _child = start(folder.path()).await;
+    let outcome = controller.until(|state| state.finished.clone()).await;
+    let finish_request::Outcome::Failed(failed) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert!(failed.reason.contains("delegate nothing"), "{}", failed.reason);
+    assert!(controller.state().opened.is_empty());
+}
