@@ -79,7 +79,7 @@ pub(super) async fn delegation(plane: &ControlPlane, model: &str) -> Result<GetD
         .is_none()
     {
         return Err(Refusal::Unready(format!(
-            "the targets delegate nothing to {role}: an operator signs that delegation"
+            "the targets delegate nothing to {role}: an operator signs that with `fieldfare release delegate {model} --trainer NAME`"
         )));
     }
     let delegated = repository.as_ref().and_then(|repository| repository.delegated(&role));
