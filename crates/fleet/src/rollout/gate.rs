@@ -150,6 +150,28 @@ pub enum GateVerdict {
     Missing,
 }
 
+/// What stands behind a reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampled {
+    /// Devices that reported the metric.
+    Devices,
+    /// Answers to probes.
+    Probes,
+    /// Requests that were served.
+    Requests,
+}
+
+impl fmt::Display for Sampled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Devices => "devices have reported",
+            Self::Probes => "probes have been answered",
+            Self::Requests => "requests have been served",
+        })
+    }
+}
+
 /// What a gate says, and the numbers behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -160,10 +182,12 @@ pub struct GateReading {
     pub value: Option<f64>,
     /// Devices that reported it.
     pub devices: u32,
-    /// Probes or requests behind it; devices for the other metrics; the probes that were answered, where those are too few.
+    /// How much stands behind it.
     pub samples: u64,
-    /// How many of those samples it needs.
+    /// How much it needs.
     pub samples_needed: u64,
+    /// What is counted so: what the metric is made of or, where too few probes were answered for any gate to pass, those.
+    pub sampled: Sampled,
     /// What follows.
     pub verdict: GateVerdict,
 }
@@ -173,7 +197,8 @@ impl fmt::Display for GateReading {
         let Gate { metric, bound } = self.gate;
         match (self.verdict, self.value) {
             (GateVerdict::Missing, _) | (_, None) => {
-                write!(f, "{metric}: {} of {} samples seen", self.samples, self.samples_needed)
+                let (seen, needed) = (self.samples, self.samples_needed);
+                write!(f, "{metric}: {seen} of {needed} {}", self.sampled)
             }
             (GateVerdict::Passed, Some(value)) => write!(f, "{metric}: {value:.4}, {bound}: passed"),
             (GateVerdict::Failed, Some(value)) => write!(f, "{metric}: {value:.4}, {bound}: failed"),

@@ -16,7 +16,7 @@ mod wave;
 
 pub use event::{Action, Event, Milestone, Observation, Outcome, Progress, Refused, RollbackCause};
 pub use explain::{Explanation, Hold, RolloutStatus};
-pub use gate::{Bound, Evidence, Gate, GateReading, GateVerdict, Metric, MinimumEvidence};
+pub use gate::{Bound, Evidence, Gate, GateReading, GateVerdict, Metric, MinimumEvidence, Sampled};
 pub use machine::Rollout;
 pub use policy::{DeadlineRule, PolicyError, RolloutPolicy, WaveSize};
 pub use state::{Phase, RolloutStart, RolloutState, Target};

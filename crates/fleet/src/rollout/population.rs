@@ -45,12 +45,13 @@ impl Member {
             return Some(Outcome::NotHeardFrom);
         }
         let observation = self.observation.as_ref()?;
-        let target = state.target_for(self.slot).release;
-        if observation.target != target {
+        let target = state.target_for(self.slot);
+        // The same release may come again under another assignment, as another variant.
+        if observation.target != target.release || observation.generation < target.assignment {
             return None;
         }
         match &observation.progress {
-            Progress::Converged if observation.running == target => Some(Outcome::Converged),
+            Progress::Converged if observation.running == target.release => Some(Outcome::Converged),
             Progress::CannotConverge(obstacle) => Some(Outcome::CannotConverge(obstacle.clone())),
             Progress::Converged | Progress::Working(_) => None,
         }
@@ -146,7 +147,8 @@ impl Population {
         }
         member.seen = reported;
         member.last_heard = member.last_heard.max(Some(now));
-        if observation.running.is_some() && observation.running == state.previous {
+        let moves_out = observation.running.is_some() && observation.running == state.previous;
+        if moves_out && (state.previous.as_ref() != Some(&state.release) || reported < state.assignment) {
             member.baseline = Some(observation.evidence.clone());
         }
         member.observation = Some(observation);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::event::Outcome;
-use super::gate::{Evidence, Gate, GateReading, GateVerdict, Metric};
+use super::gate::{Evidence, Gate, GateReading, GateVerdict, Metric, Sampled};
 use super::population::{Census, Member, Population};
 use super::state::RolloutState;
 use crate::{Obstacle, ProfileClass, Timestamp};
@@ -106,8 +106,9 @@ pub(super) fn read(
     };
     let (mut values, mut samples, mut probes) = (Sum::default(), 0.0, 0_u64);
     for member in population.iter().filter(|m| state.has_new_release(m.slot)) {
-        if let Some(evidence) = member.evidence_on(Some(&state.release)) {
-            probes += u64::from(evidence.probes_run);
+        if member.outcome(state, now) == Some(Outcome::Converged) {
+            let evidence = member.evidence_on(Some(&state.release));
+            probes += evidence.map_or(0, |evidence| u64::from(evidence.probes_run));
         }
         let Some((value, weight)) = of_member(gate.metric, member, state, now) else {
             continue;
@@ -133,6 +134,7 @@ pub(super) fn read(
         return GateReading {
             samples: probes,
             samples_needed: probes_needed,
+            sampled: Sampled::Probes,
             verdict: GateVerdict::Missing,
             ..reading
         };
@@ -143,10 +145,10 @@ pub(super) fn read(
 fn verdict(gate: Gate, values: Sum, samples: u64, census: &Census, state: &RolloutState) -> GateReading {
     let minimum = state.policy.minimum_evidence;
     let devices_needed = minimum.devices.min(census.offered).max(1);
-    let samples_needed = match gate.metric {
-        Metric::ProbeExactMatch => u64::from(minimum.probes).max(1),
-        Metric::ErrorRate => minimum.requests.max(1),
-        _ => u64::from(devices_needed),
+    let (sampled, samples_needed) = match gate.metric {
+        Metric::ProbeExactMatch => (Sampled::Probes, u64::from(minimum.probes).max(1)),
+        Metric::ErrorRate => (Sampled::Requests, minimum.requests.max(1)),
+        _ => (Sampled::Devices, u64::from(devices_needed)),
     };
     let value = values.mean();
     let verdict = match value {
@@ -165,6 +167,7 @@ fn verdict(gate: Gate, values: Sum, samples: u64, census: &Census, state: &Rollo
         devices: values.devices,
         samples,
         samples_needed,
+        sampled,
         verdict,
     }
 }

@@ -1,3 +1,7 @@
+mod again;
+mod input;
+mod properties;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -310,7 +314,7 @@ fn a_gate_without_its_evidence_holds_and_promote_goes_on() {
     let Some(Hold::MissingEvidence { readings }) = fleet.rollout.status(at(100)).hold else {
         panic!()
     };
-    assert_eq!(readings[0].to_string(), "error rate: 0 of 10 samples seen");
+    assert_eq!(readings[0].to_string(), "error rate: 0 of 10 requests have been served");
     let waiting = (1..=5)
         .map(device)
         .find(|d| fleet.target(*d) == Some(release(1)))
@@ -343,7 +347,10 @@ fn a_quiet_wave_that_answered_too_few_probes_holds() {
     let Some(Hold::MissingEvidence { readings }) = fleet.rollout.status(at(100)).hold else {
         panic!()
     };
-    assert_eq!(readings[0].to_string(), "crashing devices: 4 of 5 samples seen");
+    assert_eq!(
+        readings[0].to_string(),
+        "crashing devices: 4 of 5 probes have been answered"
+    );
     policy.minimum_evidence.probes = 4;
     let mut fleet = Fleet::new(policy, &[Nature::Good; 5]);
     fleet.run(1..100);
@@ -476,177 +483,4 @@ fn operators_pause_resume_abort_and_roll_back() {
         fleet.tell(210, Event::RollBack { by: by() }),
         Err(Refused::Over { phase: "rolled back" })
     );
-}
-
-#[test]
-fn stale_future_and_unknown_reports_are_answered_with_a_reason() {
-    let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Good; 2]);
-    fleet.second(1);
-    fleet.second(2);
-    let published = fleet.rollout.state().generation;
-    let report = |generation| Observation {
-        generation,
-        target: Some(release(1)),
-        running: Some(release(1)),
-        progress: Progress::Converged,
-        evidence: Evidence::default(),
-    };
-    let old = Generation { epoch: 0, counter: 1 };
-    let cases = [
-        (
-            device(1),
-            old,
-            Refused::Stale {
-                reported: old,
-                seen: published,
-            },
-        ),
-        (
-            device(1),
-            published.next(),
-            Refused::NeverPublished {
-                reported: published.next(),
-                published,
-            },
-        ),
-        (device(99), published, Refused::UnknownDevice { device: device(99) }),
-    ];
-    for (device, generation, expected) in cases {
-        let before = fleet.rollout.clone();
-        let event = Event::Observed {
-            device,
-            observation: report(generation),
-        };
-        assert_eq!(fleet.tell(3, event), Err(expected));
-        assert_eq!(fleet.rollout, before);
-    }
-}
-
-#[test]
-fn a_policy_that_cannot_work_is_refused() {
-    type Change = fn(&mut RolloutPolicy);
-    let cases: [(Change, &str); 9] = [
-        (|p| p.waves.clear(), "`waves` has 0"),
-        (|p| p.waves[0] = WaveSize::Count(0), "`waves[0]`"),
-        (|p| p.waves[1] = WaveSize::Percent(101), "`waves[1]`"),
-        (|p| p.waves[1] = WaveSize::Percent(100), "`waves[2]` is not larger"),
-        (|p| p.waves.truncate(2), "last wave is 100 percent"),
-        (|p| p.gates[0].bound = Bound::AtLeast(f64::NAN), "`gates[0]`"),
-        (|p| p.max_unavailable = 0, "`max_unavailable`"),
-        (|p| p.wave_deadline = Duration::ZERO, "`wave_deadline`"),
-        (|p| p.offline_after = Duration::MAX, "`offline_after`"),
-    ];
-    for (change, expected) in cases {
-        let mut policy = policy(&WAVES);
-        assert_eq!(policy.validate(), Ok(()));
-        change(&mut policy);
-        let error = policy.validate().unwrap_err().to_string();
-        assert!(error.contains(expected), "{error:?} has no {expected:?}");
-    }
-}
-
-#[test]
-fn ranks_spread_evenly_and_change_with_the_seed() {
-    let ids = (0u32..10_000).map(|n| {
-        let mut bytes = [0; 16];
-        bytes[12..].copy_from_slice(&n.to_be_bytes());
-        DeviceId::from_bytes(bytes)
-    });
-    let tenth = u64::MAX / 10;
-    let (first, both) = ids.fold((0, 0), |(first, both), id| {
-        let (a, b) = (Rank::of(id, 1).get() < tenth, Rank::of(id, 2).get() < tenth);
-        (first + u32::from(a), both + u32::from(a && b))
-    });
-    // Binomial(10000, 0.1) has a deviation of 30, Binomial(10000, 0.01) one of 10: five deviations either way.
-    assert!((850..1150).contains(&first), "{first}");
-    assert!((50..150).contains(&both), "{both}");
-}
-
-fn any_nature() -> impl Strategy<Value = Nature> {
-    prop_oneof![
-        6 => Just(Nature::Good),
-        1 => Just(Nature::WrongAnswers),
-        1 => Just(Nature::Crashes),
-        2 => Just(Nature::Offline),
-        1 => Just(Nature::Stuck),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
-
-    #[test]
-    fn a_rollout_never_exceeds_its_wave_nor_its_budget_and_ends(
-        natures in prop::collection::vec(any_nature(), 1..24),
-        max_unavailable in 1u32..6,
-        canaries in 1u32..4,
-        percent in 1u8..100,
-    ) {
-        let waves = [WaveSize::Count(canaries), WaveSize::Percent(percent), WaveSize::Percent(100)];
-        let policy = RolloutPolicy {
-            max_unavailable,
-            on_deadline: DeadlineRule::RollBack,
-            wave_deadline: Duration::from_secs(60),
-            ..policy(&waves)
-        };
-        let mut fleet = Fleet::new(policy, &natures);
-        let mut bad_since_rollback = false;
-        for second in 1..400 {
-            let heard_before = fleet.rollout.status(at(second)).offered;
-            fleet.second(second);
-            let status = fleet.rollout.status(at(second));
-            if let Phase::Advancing { .. } = status.phase {
-                // Earlier waves may have been larger than a later percentage.
-                let largest = status.wave_size.max(canaries).max(heard_before);
-                prop_assert!(status.offered <= largest, "{status:?}");
-                prop_assert!(status.working <= max_unavailable, "{status:?}");
-            }
-            if matches!(status.phase, Phase::RollingBack { .. } | Phase::RolledBack { .. }) {
-                bad_since_rollback |= fleet.offered() > 0;
-            }
-            // A restart of the controller at any time: only the state survives, devices join and report again.
-            if second % 37 == 0 {
-                let kept: RolloutState =
-                    serde_json::from_str(&serde_json::to_string(fleet.rollout.state()).unwrap()).unwrap();
-                prop_assert_eq!(&kept, fleet.rollout.state());
-                fleet.rollout = Rollout::resume(kept, at(second));
-                for (n, device) in (1u8..).zip(fleet.natures.keys().copied().collect::<Vec<_>>()) {
-                    fleet.tell(second, Event::Joined { device, class: class(n), joined_at: at(0) }).unwrap();
-                }
-            }
-        }
-        prop_assert!(!bad_since_rollback);
-        prop_assert!(fleet.rollout.state().phase.is_over(), "{:?}", fleet.rollout.status(at(400)));
-        if natures.iter().all(|nature| *nature == Nature::Good) {
-            let completed = matches!(fleet.rollout.state().phase, Phase::Completed { .. });
-            prop_assert!(completed);
-        }
-    }
-
-    #[test]
-    fn any_order_of_reports_and_orders_is_taken_without_a_panic(
-        steps in prop::collection::vec((0u8..10, 0u8..6, 0u64..50), 0..120),
-    ) {
-        let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Good; 4]);
-        let mut second = 1;
-        for (what, who, wait) in steps {
-            second += wait;
-            let by = "ada".to_owned();
-            let event = match what {
-                0 => Event::Pause { by },
-                1 => Event::Resume { by },
-                2 => Event::Promote { by },
-                3 => Event::Abort { by },
-                4 => Event::RollBack { by },
-                5 => Event::Left { device: device(who) },
-                6 => Event::Joined { device: device(who), class: class(who), joined_at: at(second) },
-                _ => Event::Tick,
-            };
-            let before = fleet.rollout.clone();
-            if fleet.tell(second, event).is_err() {
-                prop_assert_eq!(&fleet.rollout, &before, "a refused event changes nothing");
-            }
-            let _ = (fleet.rollout.explain(at(second), device(who)), fleet.rollout.status(at(second)));
-        }
-    }
 }
