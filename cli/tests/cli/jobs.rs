@@ -28,6 +28,13 @@ async fn a_job_is_started_watched_refused_and_cancelled() {
         .await;
     home.ok(&format!("{deploy} soil -l site=north")).await;
 
+    home.fails(
+        1,
+        &start("soil", "night", ""),
+        &["fieldfare release delegate farm-alert"],
+    )
+    .await;
+    home.ok("release delegate farm-alert --trainer kiln").await;
     let waiting = start("soil", "night", "--detach --rounds 2 --sampling-rate 0.5");
     let waiting = home.json(&waiting).await;
     assert_eq!(

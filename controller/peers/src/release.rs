@@ -116,6 +116,17 @@ impl Signer {
         answer.map(|answer| answer.into_inner().targets_version)
     }
 
+    /// Delegates the adapters of [`MODEL`] to a trainer's key.
+    pub async fn delegate(&mut self, fleet: &Fleet) {
+        let trainer = RoleHolders::one(key().public());
+        self.listed.delegate_adapters(&MODEL.parse().unwrap(), trainer);
+        let request = PublishTargetsRequest {
+            targets: self.sign(),
+            manifests: BTreeMap::default(),
+        };
+        fleet.operator().await.publish_targets(request).await.unwrap();
+    }
+
     /// Lists a release and its artifacts.
     pub fn list(&mut self, release: &Release) {
         self.listed.list(&release.name, target(&release.manifest));

@@ -6,13 +6,14 @@ use fieldfare_fleet::limits::{
 use fieldfare_fleet::{DeploymentName, JobName};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
-    FederatedJobSpec, ImportSpec, Job, JobRecord, JobStage, JobStatusRecord, ModelRecord, UploadedArtifact,
-    import_spec, job_record,
+    FederatedJobSpec, ImportSpec, Job, JobRecord, JobStage, JobStatusRecord, ModelRecord, ReleaseRecord,
+    UploadedArtifact, import_spec, job_record,
 };
 use fieldfare_release::{Sha256Digest, VariantName};
 
-use super::view;
+use super::{publish, view};
 use crate::limits::{FREE_TEXT_BYTES_MAX, LORA_RANK_MAX, ROUND_DEADLINE_MAX};
+use crate::mirror::Records;
 use crate::placement::release_record;
 use crate::plane::ControlPlane;
 use crate::records::attempt;
@@ -123,26 +124,36 @@ pub(crate) async fn start_federated(plane: &ControlPlane, spec: FederatedJobSpec
     .await?;
     let deployment =
         DeploymentName::new(spec.deployment.as_str()).map_err(|error| Refusal::invalid("spec.deployment", error))?;
-    let base = {
-        let records = plane.mirror.read();
-        let known = records.deployments.contains_key(&deployment);
-        let current = records
-            .deployment_status
-            .get(&deployment)
-            .map(|status| status.current_manifest.clone());
-        match current.filter(|current| !current.is_empty()) {
-            Some(current) => release_record(&records, &current)?,
-            None if known => {
-                return Err(Refusal::Unready(format!(
-                    "{deployment} runs no release yet: wait for its rollout to complete"
-                )));
-            }
-            None => return Err(Refusal::missing("deployment", &deployment)),
-        }
-    };
+    let base = base(&plane.mirror.read(), &deployment)?;
     let model = release_id(&base.manifest_target)?.model;
+    // Devices pay for the first round; without the right to sign there would be nothing to show for it.
+    publish::delegation(plane, model.as_str()).await?;
     let base = (base.manifest_target, base.manifest_sha256);
     start(plane, &name, &model, job_record::Work::Federated(spec), Some(base)).await
+}
+
+/// The release that all devices of a deployment have.
+fn base(records: &Records, deployment: &DeploymentName) -> Result<ReleaseRecord, Refusal> {
+    if !records.deployments.contains_key(deployment) {
+        return Err(Refusal::missing("deployment", deployment));
+    }
+    let status = records.deployment_status.get(deployment);
+    let current = status
+        .map(|status| status.current_manifest.as_str())
+        .unwrap_or_default();
+    if current.is_empty() {
+        return Err(Refusal::Unready(format!(
+            "{deployment} runs no release yet: wait for its rollout to complete"
+        )));
+    }
+    let rollout = records.rollouts.get(deployment).map(|rollout| &rollout.state);
+    if let Some(moving) = rollout.filter(|state| !state.phase.is_over()) {
+        let (release, phase) = (&moving.release, moving.phase.name());
+        return Err(Refusal::Unready(format!(
+            "the rollout of {release} to {deployment} is {phase}, and a job trains what all devices have: wait for its end"
+        )));
+    }
+    release_record(records, current)
 }
 
 fn check(spec: &FederatedJobSpec) -> Result<(), Refusal> {

@@ -54,7 +54,7 @@ fn check(plane: &ControlPlane, spec: &DeploymentSpec) -> Result<Checked, Refusal
     }
 }
 
-/// Creates or replaces a deployment. A new release starts a rollout.
+/// Creates or replaces a deployment. A new release, or new requirements, start a rollout.
 pub(super) async fn apply(
     plane: &ControlPlane,
     by: &OperatorName,
@@ -120,7 +120,7 @@ async fn own(plane: &ControlPlane, change: &mut Change<'_>, name: &DeploymentNam
     }
 }
 
-/// The rollout that a changed specification starts; none where the release stays the same.
+/// The rollout that a changed specification starts; none where devices go on to run the same release under the same requirements.
 fn next_rollout(
     plane: &ControlPlane,
     name: &DeploymentName,
@@ -131,18 +131,15 @@ fn next_rollout(
 ) -> Result<Option<RolloutRecord>, Refusal> {
     let unreadable = |error| Refusal::broken("reading a rollout's state", error);
     let last = held.as_ref().map(state_of).transpose().map_err(unreadable)?;
-    if let Some(before) = before.filter(|before| before.manifest_target == spec.manifest_target) {
-        if before.requirements != spec.requirements {
-            let expected =
-                "devices keep the variant of a release that they run: change requirements together with the release";
-            return Err(Refusal::invalid("spec.requirements", expected));
-        }
-        let went_back = last
-            .as_ref()
-            .is_some_and(|state| matches!(state.phase, Phase::RolledBack { .. } | Phase::Aborted { .. }));
-        if !went_back {
-            return Ok(None);
-        }
+    // The same release under other requirements may mean other variants, which need their waves and gates as well.
+    let same = |before: &DeploymentSpec| {
+        before.manifest_target == spec.manifest_target && before.requirements == spec.requirements
+    };
+    let went_back = last
+        .as_ref()
+        .is_some_and(|state| matches!(state.phase, Phase::RolledBack { .. } | Phase::Aborted { .. }));
+    if before.is_some_and(same) && !went_back {
+        return Ok(None);
     }
     if let Some(state) = last.as_ref().filter(|state| !state.phase.is_over()) {
         let running = format!(

@@ -15,7 +15,7 @@ use crate::placement::{Placement, requirements};
 use crate::plane::ControlPlane;
 use crate::records::attempt;
 use crate::refusal::Refusal;
-use crate::rollout::assign::variant_moving_in;
+use crate::rollout::assign::destination;
 use crate::rollout::desired::{Member, labels, members, selector};
 use crate::rollout::{Rollouts, status};
 
@@ -181,15 +181,19 @@ pub(super) async fn explain(
         };
         match (mismatch, member) {
             (None, Some(member)) => {
-                let placement = Placement::of_deployment(plane, &spec).await?.report(&member.class);
                 let found = rollouts.explain(name.clone(), id).await?;
                 explanation.summary = found.to_string();
                 explanation.code = status::explanation_code(&found).to_owned();
-                explanation.target_manifest.clone_from(&spec.manifest_target);
-                // The assignment is decided once and kept, while what devices of the class reach goes on to be learned.
-                let assigned = variant_moving_in(&plane.mirror.read(), &name, &member.class).map(str::to_owned);
-                explanation.target_variant = assigned.unwrap_or_else(|| placement.chosen.clone());
-                explanation.placement = Some(placement);
+                let destination = destination(&plane.mirror.read(), &name, &member);
+                if let Some(destination) = destination {
+                    let asked = requirements(Some(destination.requirements))?;
+                    let placement = Placement::of(plane, &destination.manifest_target, asked).await?;
+                    let placement = placement.report(&member.class);
+                    // The assignment is decided once and kept, while what devices of the class reach goes on to be learned.
+                    explanation.target_variant = destination.variant.unwrap_or_else(|| placement.chosen.clone());
+                    explanation.target_manifest = destination.manifest_target;
+                    explanation.placement = Some(placement);
+                }
             }
             (mismatch, _) => {
                 explanation.summary = format!("not selected: {}", mismatch.unwrap_or_default());

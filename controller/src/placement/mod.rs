@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use fieldfare_fleet::placement::{PlacementReport, Requirements, VariantSpec, place};
 use fieldfare_fleet::{DeploymentName, ProfileClass};
-use fieldfare_proto::v1::{self, DeploymentSpec, ReleaseRecord};
+use fieldfare_proto::v1::{self, ReleaseRecord};
 
 use crate::mirror::Records;
 use crate::plane::ControlPlane;
@@ -53,11 +53,6 @@ impl Placement {
             requirements,
             learned: speed::learned(plane).await,
         })
-    }
-
-    /// Prepares to place the release that a deployment's specification names.
-    pub async fn of_deployment(plane: &ControlPlane, spec: &DeploymentSpec) -> Result<Self, Refusal> {
-        Self::of(plane, &spec.manifest_target, requirements(spec.requirements)?).await
     }
 
     fn place(&self, class: &ProfileClass) -> PlacementReport {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use fieldfare_fleet::rollout::RolloutState;
+use fieldfare_fleet::rollout::{Phase, RolloutState};
 use fieldfare_fleet::{DeploymentName, ProfileClass};
 use fieldfare_proto::v1::{AssignmentRecord, Requirements, RolloutRecord};
 
@@ -49,11 +49,33 @@ pub(super) fn assignment<'a>(
     records.assignments.get(name)?.get(&(decision, class.clone()))
 }
 
-/// The variant of the release that moves in, for a class of devices; nothing before it is assigned, empty where none fits.
-pub fn variant_moving_in<'a>(records: &'a Records, name: &DeploymentName, class: &ProfileClass) -> Option<&'a str> {
+/// What a device is on its way to, as an operator sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Destination {
+    /// The release's manifest target.
+    pub manifest_target: String,
+    /// Under which requirements a variant is chosen.
+    pub requirements: Requirements,
+    /// The variant that was assigned; nothing before one is, empty where none fits.
+    pub variant: Option<String>,
+}
+
+/// What a device runs, or will once its wave has come; after a rollback that is what the rollout went back to. Nothing where a
+/// deployment's first rollout went back.
+pub fn destination(records: &Records, name: &DeploymentName, member: &Member) -> Option<Destination> {
     let rollout = records.rollouts.get(name)?;
-    let found = assignment(records, name, (&rollout.record, &rollout.state), true, class)?;
-    Some(&found.variant)
+    let (record, state) = (&rollout.record, &rollout.state);
+    let moves_in = match state.phase {
+        Phase::Advancing { .. } => true,
+        _ => state.has_new_release(state.slot_of(member.id, member.joined_at)),
+    };
+    let (_, manifest_target, requirements) = decision(record, state, moves_in)?;
+    let assigned = assignment(records, name, (record, state), moves_in, &member.class);
+    Some(Destination {
+        manifest_target: manifest_target.to_owned(),
+        requirements,
+        variant: assigned.map(|assigned| assigned.variant.clone()),
+    })
 }
 
 /// Classes of the members that have no assignment of a decision.

@@ -34,6 +34,7 @@ impl Night {
         let mut signer = Signer::new(&fleet);
         signer.install_root(&fleet).await;
         signer.publish(&fleet, &release(1)).await.unwrap();
+        signer.delegate(&fleet).await;
         let mut devices = Vec::new();
         for (name, refusal) in ["north", "south"].into_iter().zip(refusals) {
             let identity = fleet.join(TokenRole::Device, name).await;

@@ -252,6 +252,12 @@ async fn a_round_is_opened_to_a_cohort_and_closed_once() {
     spec.selector = "site in (north,south)".into();
     apply(&fleet, spec).await.unwrap();
     outcome(&fleet).await;
+    let (code, text) = refusal(fleet.operator().await.start_job(start.clone()).await);
+    assert!(
+        code == Code::FailedPrecondition && text.contains("fieldfare release delegate"),
+        "{code:?} {text}"
+    );
+    signer.delegate(&fleet).await;
     fleet.operator().await.start_job(start).await.unwrap();
 
     let mut trainer = trainer(&fleet, "kiln").await;

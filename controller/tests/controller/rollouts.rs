@@ -1,13 +1,13 @@
 //! Rollouts over devices that speak the protocol: a good release reaches everybody, a bad one comes back by itself.
 
 use fieldfare_controller_peers::device::{number, obedient};
-use fieldfare_controller_peers::release::{MODEL, Signer, release};
+use fieldfare_controller_peers::release::{MODEL, Signer, release, release_of};
 use fieldfare_controller_peers::{Fleet, PATIENCE, refusal};
 use fieldfare_proto::v1::{
-    ApplyDeploymentRequest, CommandRolloutRequest, DeadlineRule, Deployment, DeploymentSpec, DeviceOutcome,
-    ExplainDeviceRequest, Gate, GateMetric, GateVerdict, GetDeploymentRequest, GetRolloutRequest, MinimumEvidence,
-    PlanPlacementRequest, Requirements, RolloutCommand, RolloutPhase, RolloutPolicy, RolloutStatus, WavePhase,
-    WaveSize, gate, wave_size,
+    ApplyDeploymentRequest, CommandRolloutRequest, DeadlineRule, Deployment, DeploymentExplanation, DeploymentSpec,
+    DeviceOutcome, ExplainDeviceRequest, Gate, GateMetric, GateVerdict, GetDeploymentRequest, GetRolloutRequest,
+    MinimumEvidence, PlanPlacementRequest, Requirements, RolloutCommand, RolloutPhase, RolloutPolicy, RolloutStatus,
+    StartJobRequest, WavePhase, WaveSize, gate, wave_size,
 };
 use tonic::{Code, Status};
 
@@ -124,10 +124,9 @@ async fn a_good_release_reaches_every_device_wave_by_wave() {
             .all(|device| device.outcome() == DeviceOutcome::Converged && device.variant == "q8-0")
     );
 
-    let asked = ExplainDeviceRequest { device: "north".into() };
-    let why = fleet.operator().await.explain_device(asked).await.unwrap().into_inner();
-    assert_eq!(why.deployments[0].code, "on_target");
-    assert_eq!(why.deployments[0].placement.as_ref().unwrap().chosen, "q8-0");
+    let why = explained(&fleet, "north").await;
+    assert_eq!(why.code, "on_target");
+    assert_eq!(why.placement.as_ref().unwrap().chosen, "q8-0");
     let current = apply(&fleet, spec(2)).await.unwrap().current_manifest;
     assert_eq!(number(&current), 2);
     fleet.stop().await;
@@ -155,6 +154,55 @@ async fn a_bad_release_rolls_itself_back_after_the_canary() {
         .unwrap()
         .into_inner();
     assert_eq!(number(&shown.current_manifest), 1);
+    for device in ["north", "south"] {
+        let why = explained(&fleet, device).await;
+        assert_eq!(why.code, "went_back", "{why:?}");
+        assert_eq!((number(&why.target_manifest), &*why.target_variant), (1, "q8-0"));
+    }
+    // The same release with other requirements is another try.
+    let corrected = Requirements {
+        context_tokens: 64,
+        ..requirements()
+    };
+    let again = DeploymentSpec {
+        requirements: Some(corrected),
+        ..spec(2)
+    };
+    apply(&fleet, again).await.unwrap();
+    assert_eq!(outcome(&fleet).await.phase(), RolloutPhase::RolledBack);
+    fleet.stop().await;
+}
+
+async fn explained(fleet: &Fleet, device: &str) -> DeploymentExplanation {
+    let asked = ExplainDeviceRequest { device: device.into() };
+    let mut why = fleet.operator().await.explain_device(asked).await.unwrap().into_inner();
+    why.deployments.remove(0)
+}
+
+#[tokio::test]
+async fn other_requirements_move_a_running_release_to_another_variant() {
+    let (fleet, mut signer) = settled(0).await;
+    let two = release_of(MODEL, 2, &[("q8-0", 64 << 20, 1.5), ("f16", 128 << 20, 1.4)]);
+    signer.publish(&fleet, &two).await.unwrap();
+    apply(&fleet, spec(2)).await.unwrap();
+    let variants = |status: RolloutStatus| {
+        assert_eq!(status.phase(), RolloutPhase::Completed, "{status:?}");
+        let variants = status.devices.into_iter().map(|device| device.variant);
+        variants.collect::<Vec<_>>()
+    };
+    assert_eq!(variants(outcome(&fleet).await), ["f16", "f16"]);
+    let smaller = Requirements {
+        max_memory_bytes: 100 << 20,
+        ..requirements()
+    };
+    let spec = DeploymentSpec {
+        requirements: Some(smaller),
+        ..spec(2)
+    };
+    apply(&fleet, spec).await.unwrap();
+    assert_eq!(variants(outcome(&fleet).await), ["q8-0", "q8-0"]);
+    let why = explained(&fleet, "south").await;
+    assert_eq!((&*why.code, &*why.target_variant), ("on_target", "q8-0"));
     fleet.stop().await;
 }
 
@@ -195,6 +243,14 @@ async fn a_paused_rollout_waits_and_an_aborted_one_ends() {
         "{code:?} {text}"
     );
     assert_eq!(command(RolloutCommand::Resume).await.unwrap(), RolloutPhase::Running);
+    let start = StartJobRequest {
+        spec: Some(crate::jobs::federated(&fleet).await),
+    };
+    let (code, text) = refusal(fleet.operator().await.start_job(start).await);
+    assert!(
+        code == Code::FailedPrecondition && text.contains("wait for its end"),
+        "a job would train what moves out: {code:?} {text}"
+    );
     signer.publish(&fleet, &release(3)).await.unwrap();
     let (code, text) = refusal(apply(&fleet, spec(3)).await);
     assert!(
