@@ -171,7 +171,8 @@ fn selector(arguments: &Arguments) -> Result<Selector> {
 async fn refuse_idle(session: &Session, arguments: &Arguments) -> Result<()> {
     let selector = selector(arguments)?.to_string();
     let release = release::get(session, &arguments.release).await?;
-    let requirements = arguments.needs.requirements()?;
+    let (_, manifest) = release::manifest(&release)?;
+    let requirements = arguments.needs.requirements(plan::context(&manifest))?;
     let placements = plan::placements(session, &release.manifest_target, &selector, &requirements).await?;
     if placements.is_empty() {
         if arguments.detach {
@@ -208,11 +209,13 @@ async fn refuse_idle(session: &Session, arguments: &Arguments) -> Result<()> {
 pub async fn apply(session: &Session, arguments: &Arguments) -> Result<v1::Deployment> {
     let selector = selector(arguments)?;
     let release = release::get(session, &arguments.release).await?;
+    let (_, manifest) = release::manifest(&release)?;
+    let requirements = arguments.needs.requirements(plan::context(&manifest))?;
     let spec = v1::DeploymentSpec {
         model: release.model,
         selector: selector.to_string(),
         manifest_target: release.manifest_target,
-        requirements: Some((&arguments.needs.requirements()?).into()),
+        requirements: Some((&requirements).into()),
         policy: Some((&arguments.policy()?).into()),
     };
     let request = v1::ApplyDeploymentRequest {

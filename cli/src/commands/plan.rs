@@ -13,6 +13,7 @@ use fieldfare_fleet::{
 use fieldfare_lm::config::{Architecture as DecoderFamily, DecoderConfig};
 use fieldfare_lm::gguf::{Gguf, TensorInfo};
 use fieldfare_proto::v1;
+use fieldfare_release::ReleaseManifest;
 use serde::Serialize;
 
 use super::Session;
@@ -43,34 +44,43 @@ pub struct Arguments {
     needs: Needs,
 }
 
+/// The context asked for where nobody says: room for a question and its answer, and little memory on a small device.
+const DEFAULT_CONTEXT_TOKENS: u32 = 512;
+
 /// What a deployment asks of a variant.
 #[derive(Clone, Debug, Args)]
 pub struct Needs {
     /// Slowest speed that will do.
     #[arg(long, default_value_t = 1.0, value_parser = not_negative, allow_negative_numbers = true)]
     pub min_tokens_per_second: f64,
-    /// Tokens of context.
-    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
-    pub context_tokens: u32,
+    /// Tokens of context; when not given 512, or all that the model has where that is less.
+    #[arg(long, value_parser = at_least_one)]
+    pub context_tokens: Option<u32>,
     /// Most memory that a variant may use, for example 2GiB; the device's own limit alone when not given.
     #[arg(long, value_parser = size)]
     pub max_memory: Option<ByteSize>,
 }
 
 impl Needs {
-    /// The domain's requirements.
+    /// The domain's requirements on a model with this longest context.
     ///
     /// # Errors
     /// The speed is no speed.
-    pub fn requirements(&self) -> Result<Requirements> {
+    pub fn requirements(&self, model_context: u32) -> Result<Requirements> {
         Ok(Requirements {
             min_tokens_per_second: TokensPerSecond::new(self.min_tokens_per_second)
                 .context("--min-tokens-per-second")?,
-            context: self.context_tokens,
+            context: self.context_tokens.unwrap_or(model_context.min(DEFAULT_CONTEXT_TOKENS)),
             max_memory: self.max_memory,
             max_loss: None,
         })
     }
+}
+
+/// The context that every variant of a release has.
+pub fn context(manifest: &ReleaseManifest) -> u32 {
+    let contexts = manifest.variants.iter().map(|variant| variant.figures.context_tokens);
+    contexts.min().unwrap_or(DEFAULT_CONTEXT_TOKENS)
 }
 
 /// A size on the command line: bytes, or with a unit of 1024 (`KiB`, `MiB`, `GiB`) or 1000 (`kB`, `MB`, `GB`).
@@ -139,7 +149,6 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<()> {
 
 fn of_profiles(arguments: &Arguments) -> Result<Vec<Plan>> {
     let profiles = profiles(&arguments.profile, arguments.model_memory)?;
-    let requirements = arguments.needs.requirements()?;
     let models = match arguments.model.as_deref() {
         None => known_models().into_iter().map(SizedModel::known).collect(),
         Some(name) => match known_model(name) {
@@ -147,22 +156,21 @@ fn of_profiles(arguments: &Arguments) -> Result<Vec<Plan>> {
             None => vec![of_file(Path::new(name))?],
         },
     };
-    Ok(models
-        .into_iter()
-        .map(|sized| {
-            let variants = sized.architecture.variants();
-            let devices = profiles.iter().map(|profile| {
-                let capacity = Capacity::of(profile, TrustTier::Unattested);
-                row(profile, &place(&capacity, &variants, &requirements, Correction::NONE))
-            });
-            Plan {
-                devices: devices.collect(),
-                model: sized.name,
-                source: sized.source,
-                obstacle: sized.obstacle,
-            }
+    let plan = |sized: SizedModel| -> Result<Plan> {
+        let requirements = arguments.needs.requirements(sized.architecture.context)?;
+        let variants = sized.architecture.variants();
+        let devices = profiles.iter().map(|profile| {
+            let capacity = Capacity::of(profile, TrustTier::Unattested);
+            row(profile, &place(&capacity, &variants, &requirements, Correction::NONE))
+        });
+        Ok(Plan {
+            devices: devices.collect(),
+            model: sized.name,
+            source: sized.source,
+            obstacle: sized.obstacle,
         })
-        .collect())
+    };
+    models.into_iter().map(plan).collect()
 }
 
 /// A model whose size is known.
@@ -364,7 +372,8 @@ pub async fn placements(
 
 async fn of_fleet(session: &Session, release: &str, arguments: &Arguments) -> Result<Plan> {
     let release = super::release::get(session, release).await?;
-    let requirements = arguments.needs.requirements()?;
+    let (_, manifest) = super::release::manifest(&release)?;
+    let requirements = arguments.needs.requirements(context(&manifest))?;
     let placements = placements(session, &release.manifest_target, &arguments.selector, &requirements).await?;
     if placements.is_empty() {
         bail!(Advice::new(

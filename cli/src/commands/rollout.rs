@@ -140,7 +140,11 @@ impl View {
             gates: wave.gates.into_iter().map(gate).collect(),
         };
         let device = |device: v1::RolloutDevice| DeviceView {
-            outcome: outcome(device.outcome()),
+            // A device that waits for its wave has none.
+            outcome: match device.outcome() {
+                v1::DeviceOutcome::Unspecified => "none",
+                known => outcome(known),
+            },
             stage: stage(device.stage()),
             id: device.device_id,
             name: device.name,
@@ -168,8 +172,13 @@ impl View {
         } else {
             self.from.clone()
         };
+        let moves = if from == self.to {
+            format!("{from} again")
+        } else {
+            format!("{from} -> {}", self.to)
+        };
         let mut lines = vec![
-            format!("{}: {from} -> {}", self.deployment, self.to),
+            format!("{}: {moves}", self.deployment),
             format!("{} {}", self.phase, self.reason),
         ];
         for wave in &self.waves {
@@ -190,16 +199,14 @@ impl View {
                 lines.push(format!("│  ├─ gate {}", gate.detail));
             }
             for device in self.devices.iter().filter(|device| device.wave == wave.index) {
-                let doing = if device.outcome == "working" {
-                    device.stage
-                } else {
-                    device.outcome
+                let doing = match device.outcome {
+                    "working" => device.stage,
+                    "none" => "",
+                    outcome => outcome,
                 };
-                lines.push(
-                    format!("│  └─ {} {} {doing} {}", device.name, device.variant, device.detail)
-                        .trim_end()
-                        .to_owned(),
-                );
+                let words = [&device.name, &device.variant, doing, &device.detail];
+                let said: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+                lines.push(format!("│  └─ {}", said.join(" ")));
             }
         }
         lines.join("\n")

@@ -55,12 +55,7 @@ pub(super) struct Published {
 
 /// The context that the deployment asks of every variant.
 pub(super) fn context_tokens(manifest: &ReleaseManifest) -> u32 {
-    let least = manifest
-        .variants
-        .iter()
-        .map(|variant| variant.figures.context_tokens)
-        .min();
-    least.unwrap_or(CONTEXT_TOKENS).min(CONTEXT_TOKENS)
+    plan::context(manifest).min(CONTEXT_TOKENS)
 }
 
 /// What each wave must show. How often a variant writes just what the trainer's most precise one wrote depends on the model: of
@@ -82,7 +77,7 @@ fn gates(shipped: bool) -> Vec<Gate> {
 fn needs(context_tokens: u32) -> Needs {
     Needs {
         min_tokens_per_second: MIN_TOKENS_PER_SECOND,
-        context_tokens,
+        context_tokens: Some(context_tokens),
         max_memory: None,
     }
 }
@@ -146,7 +141,8 @@ impl Quickstart {
             Stage::Placement,
             "the variant with the lowest held-out loss among those that fit each device",
         );
-        let requirements = needs(context_tokens(&release.manifest)).requirements()?;
+        let context = context_tokens(&release.manifest);
+        let requirements = needs(context).requirements(context)?;
         let mut rows = Vec::new();
         for placement in plan::placements(session, release.name.as_str(), "", &requirements).await? {
             let profile = placement
