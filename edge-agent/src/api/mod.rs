@@ -115,6 +115,7 @@ pub fn router(state: Arc<ApiState>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_EXAMPLES_BODY_BYTES));
     Router::new()
         .route("/v1/models", get(openai::models))
+        .route("/v1/models/{model}", get(openai::one_model))
         .route("/v1/completions", post(openai::completions))
         .route("/v1/chat/completions", post(openai::chat_completions))
         .route(

@@ -7,7 +7,7 @@ mod request;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -27,6 +27,15 @@ pub(crate) fn served(state: &ApiState) -> Result<Arc<Served>, ApiError> {
 pub(crate) async fn models(State(state): State<Arc<ApiState>>) -> Response {
     let listed: Vec<Value> = state.serving.borrow().iter().map(|served| model(served)).collect();
     Json(json!({ "object": "list", "data": listed })).into_response()
+}
+
+/// `GET /v1/models/{model}`.
+pub(crate) async fn one_model(State(state): State<Arc<ApiState>>, Path(asked): Path<String>) -> Response {
+    let found = served(&state).and_then(|served| request::is_served(&asked, &served).map(|()| served));
+    match found {
+        Ok(served) => Json(model(&served)).into_response(),
+        Err(error) => error.into_response(),
+    }
 }
 
 fn model(served: &Served) -> Value {

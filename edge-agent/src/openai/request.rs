@@ -40,18 +40,22 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn check_model(&self, served: &Served) -> Result<(), ApiError> {
-        let Some(asked) = &self.model else { return Ok(()) };
-        let (name, release) = (served.manifest.model.as_str(), served.installed.release.to_string());
-        if asked == name || *asked == release {
-            return Ok(());
-        }
-        let message = format!("the model `{asked}` does not exist here: this device serves `{name}`");
-        Err(ApiError {
-            code: Code::ModelNotFound,
-            message,
-            param: Some("model".to_owned()),
-        })
+        self.model.as_ref().map_or(Ok(()), |asked| is_served(asked, served))
     }
+}
+
+/// Whether what serves goes by this name: the model's, or the release's.
+pub(super) fn is_served(asked: &str, served: &Served) -> Result<(), ApiError> {
+    let (name, release) = (served.manifest.model.as_str(), served.installed.release.to_string());
+    if asked == name || *asked == release {
+        return Ok(());
+    }
+    let message = format!("the model `{asked}` does not exist here: this device serves `{name}`");
+    Err(ApiError {
+        code: Code::ModelNotFound,
+        message,
+        param: Some("model".to_owned()),
+    })
 }
 
 /// A field that may be missing or null.

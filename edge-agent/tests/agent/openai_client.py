@@ -32,6 +32,7 @@ def models():
     listed = client.models.list().data
     assert [entry.id for entry in listed] == [model], listed
     assert listed[0].owned_by == "fieldfare" and listed[0].object == "model", listed
+    assert client.models.retrieve(model) == client.models.retrieve(f"{model}.r1") == listed[0]
 
 
 def completion():
@@ -118,6 +119,7 @@ def refusals():
     def say(**options):
         return lambda: client.chat.completions.create(**{"model": model, "messages": messages, "max_tokens": 4, **options})
 
+    refused(openai.NotFoundError, lambda: client.models.retrieve("gpt-4o"), code="model_not_found", param="model")
     refused(openai.NotFoundError, ask(model="gpt-4o"), code="model_not_found", param="model")
     refused(openai.NotFoundError, say(model="gpt-4o"), code="model_not_found", param="model")
     refused(openai.NotFoundError, lambda: client.embeddings.create(model=model, input="a"), code=None, param=None)
