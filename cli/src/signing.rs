@@ -159,14 +159,18 @@ pub async fn publish_release(context: &Context, client: &Client, name: &TargetNa
     .await
 }
 
-/// Stops listing a release: no device installs it from now on. Artifacts that other releases share stay listed.
+/// Takes a release back, also one that a trainer signed: no device installs it from now on. Artifacts that other releases share stay
+/// listed.
 ///
 /// # Errors
-/// The release is not listed by the operator's own targets.
+/// The release is not listed.
 pub async fn withdraw_release(context: &Context, client: &Client, name: &TargetName) -> Result<u64> {
     publish(context, client, [], |targets| {
         if !targets.withdraw(name) {
-            bail!("{name} is not listed by the targets that this key signs");
+            bail!(Advice::new(
+                format!("{name} is not listed, or was withdrawn before"),
+                "`fieldfare release list` shows what is published",
+            ));
         }
         Ok(())
     })

@@ -74,6 +74,7 @@ impl Agent {
         let said = readiness.subscribe();
         let rounds = watch::Sender::new(RoundsView::default());
         let connection = watch::Sender::new(Connection::Connecting);
+        let settings = owner.subscribe();
         let state = Arc::new(ApiState {
             serving: view.serving.clone(),
             private: Arc::clone(&private),
@@ -90,6 +91,7 @@ impl Agent {
             identity: identity.clone(),
             time: clock::time_source(),
             observed: view.observed,
+            settings,
             readiness: said,
             desired,
             invitations,

@@ -222,6 +222,7 @@ pub async fn apply(session: &Session, arguments: &Arguments) -> Result<v1::Deplo
         name: arguments.name.to_string(),
         spec: Some(spec),
         expected: None,
+        retry: true,
     };
     session
         .client

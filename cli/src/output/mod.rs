@@ -3,7 +3,7 @@
 mod progress;
 mod table;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -30,7 +30,11 @@ pub fn show<T: Serialize>(format: Format, value: &T, text: impl FnOnce(&T) -> St
 /// # Errors
 /// Standard output is closed.
 pub fn line(text: &str) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("writing to standard output")
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        // Whoever reads, such as `head`, has enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("writing to standard output"),
+    }
 }
 
 /// Says something to the person at the terminal, beside the result.

@@ -114,7 +114,7 @@ impl Quickstart {
         }
         for device in &ended.ineligible {
             self.narrator
-                .say(&format!("not invited: {}: {}", device.device_id, device.reason));
+                .say(&format!("not invited: {}: {}", device.name, device.reason));
         }
         let target = job::succeeded(ended)?.manifest_target;
         let (name, _) = release::manifest(&release::get(session, &target).await?)?;

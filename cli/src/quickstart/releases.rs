@@ -206,7 +206,7 @@ impl Quickstart {
             release: name.to_string(),
             selector: String::new(),
             waves: vec![WaveSize::Count(1), WaveSize::Percent(50), WaveSize::Percent(100)],
-            gates: gates(self.arguments.data.is_none()),
+            gates: gates(self.arguments.data.is_none() && self.arguments.model.is_none()),
             max_unavailable: 100,
             min_probes: MIN_PROBES,
             observe: OBSERVATION,

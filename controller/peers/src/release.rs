@@ -116,6 +116,16 @@ impl Signer {
         answer.map(|answer| answer.into_inner().targets_version)
     }
 
+    /// Takes a release back.
+    pub async fn withdraw(&mut self, fleet: &Fleet, release: &Release) {
+        assert!(self.listed.withdraw(&release.name));
+        let request = PublishTargetsRequest {
+            targets: self.sign(),
+            manifests: BTreeMap::default(),
+        };
+        fleet.operator().await.publish_targets(request).await.unwrap();
+    }
+
     /// Delegates the adapters of [`MODEL`] to a trainer's key.
     pub async fn delegate(&mut self, fleet: &Fleet) {
         let trainer = RoleHolders::one(key().public());

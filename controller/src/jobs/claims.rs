@@ -109,14 +109,20 @@ impl HeldClaim {
     }
 }
 
-/// Jobs that wait for a trainer, the oldest first.
-fn waiting(records: &Records) -> Vec<JobName> {
+/// Whether a trainer may claim what is claimed so. It works on one job and asks for another when it is done: a claim of its own that
+/// still lives was lost with an earlier life of its process.
+fn is_free(claim: Option<&ClaimRecord>, trainer: &TrainerName) -> bool {
+    claim.is_none_or(|claim| claim.trainer == trainer.as_str())
+}
+
+/// Jobs that are not over and may be claimed, the oldest first.
+fn waiting(records: &Records, is_free: impl Fn(Option<&ClaimRecord>) -> bool) -> Vec<JobName> {
     let open = records.jobs.iter().filter(|(name, record)| {
         let stage = records
             .job_status
             .get(*name)
             .map_or(JobStage::Waiting, JobStatusRecord::stage);
-        !is_over(stage) && !record.cancelled && !records.claims.contains_key(*name)
+        !is_over(stage) && !record.cancelled && is_free(records.claims.get(*name))
     });
     let mut open: Vec<_> = open
         .map(|(name, record)| (record.created_unix_ms, name.clone()))
@@ -125,9 +131,9 @@ fn waiting(records: &Records) -> Vec<JobName> {
     open.into_iter().map(|(_, name)| name).collect()
 }
 
-/// Whether there is anything to claim.
+/// Whether there is anything that nobody has claimed.
 pub(super) fn is_any_waiting(records: &Records) -> bool {
-    !waiting(records).is_empty()
+    !waiting(records, |claim| claim.is_none()).is_empty()
 }
 
 /// Ends jobs that were cancelled while a trainer held them and that this trainer has lost.
@@ -158,7 +164,7 @@ async fn bury_cancelled(plane: &ControlPlane) -> Result<(), Refusal> {
 /// Claims the oldest job that waits.
 pub(super) async fn claim(plane: &ControlPlane, trainer: &TrainerName) -> Result<Option<Claim>, Refusal> {
     bury_cancelled(plane).await?;
-    let waiting = waiting(&plane.mirror.read());
+    let waiting = waiting(&plane.mirror.read(), |claim| is_free(claim, trainer));
     for name in waiting {
         let lease = plane.records.store().grant_lease(CLAIM_LEASE).await?;
         match take(plane, trainer, &name, lease.id).await {
@@ -198,7 +204,7 @@ async fn take(
         let held: Option<ClaimRecord> = change.read(&key).await?;
         let record: Option<JobRecord> = change.read(&plane.keys.job(name)).await?;
         let status: Option<JobStatusRecord> = change.read(&plane.keys.job_status(name)).await?;
-        let (Some(record), None) = (record, held) else {
+        let Some(record) = record.filter(|_| is_free(held.as_ref(), trainer)) else {
             return Ok(None);
         };
         let mut status = status.unwrap_or_default();
@@ -213,12 +219,10 @@ async fn take(
         }
         change.put(plane.keys.job_status(name), &mut status);
         let token = status.last_token;
-        let mut claim = ClaimRecord {
-            generation: None,
-            token,
-            trainer: trainer.to_string(),
-            lease: lease.number(),
-        };
+        let mut claim = held.unwrap_or_default();
+        claim.token = token;
+        claim.trainer = trainer.to_string();
+        claim.lease = lease.number();
         change.put_leased(key, &mut claim, lease);
         Some((token, record, status))
     }))

@@ -67,6 +67,7 @@ pub(super) fn pick(
             let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
             cohort.ineligible.push(IneligibleDevice {
                 device_id: member.id.to_string(),
+                name: records.device_name(member.id),
                 reason: reasons.join("; "),
             });
         }

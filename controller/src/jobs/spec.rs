@@ -7,7 +7,7 @@ use fieldfare_fleet::{DeploymentName, JobName};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
     FederatedJobSpec, ImportSpec, Job, JobRecord, JobStage, JobStatusRecord, ModelRecord, ReleaseRecord,
-    UploadedArtifact, import_spec, job_record,
+    ReleaseStanding, UploadedArtifact, import_spec, job_record,
 };
 use fieldfare_release::{Sha256Digest, VariantName};
 
@@ -153,7 +153,13 @@ fn base(records: &Records, deployment: &DeploymentName) -> Result<ReleaseRecord,
             "the rollout of {release} to {deployment} is {phase}, and a job trains what all devices have: wait for its end"
         )));
     }
-    release_record(records, current)
+    let base = release_record(records, current)?;
+    match base.standing() {
+        ReleaseStanding::Published => Ok(base),
+        _ => Err(Refusal::Unready(format!(
+            "{current}, which {deployment} runs, was withdrawn: deploy a release that is published first"
+        ))),
+    }
 }
 
 fn check(spec: &FederatedJobSpec) -> Result<(), Refusal> {

@@ -16,6 +16,7 @@ use crate::plane::ControlPlane;
 use crate::records::{Change, Record, attempt};
 use crate::refusal::Refusal;
 use crate::repository::manifests::release_id;
+use crate::rollout::desired::{Selectors, members, selector};
 use crate::rollout::state_of;
 
 /// A deployment's name in a request.
@@ -77,9 +78,16 @@ pub(super) async fn apply(
             )));
         }
         let before = held.as_ref().and_then(|record| record.spec.as_ref());
-        if before != Some(&spec) {
+        let is_new = before != Some(&spec);
+        let mut next = None;
+        if is_new {
+            refuse_overlap(&plane.mirror.read(), &name, before, &spec)?;
+        }
+        if is_new || request.retry {
             let rollout: Option<RolloutRecord> = change.read(&plane.keys.rollout(&name)).await?;
-            let next = next_rollout(plane, &name, before, &spec, &checked, rollout)?;
+            next = next_rollout(plane, &name, before, &spec, &checked, rollout)?;
+        }
+        if is_new || next.is_some() {
             let mut record = held.clone().unwrap_or_default();
             record.spec = Some(spec.clone());
             record.changed_unix_ms = plane.unix_ms();
@@ -101,6 +109,37 @@ pub(super) async fn apply(
     });
     tracing::info!(%by, deployment = %name, release = %checked.release, "deployment applied");
     Ok(shown)
+}
+
+/// A device serves one model at a time. Refuses a selector that newly means devices of another deployment.
+fn refuse_overlap(
+    records: &Records,
+    name: &DeploymentName,
+    before: Option<&DeploymentSpec>,
+    spec: &DeploymentSpec,
+) -> Result<(), Refusal> {
+    let (Some(chosen), before) = (selector(Some(spec)), selector(before)) else {
+        return Ok(());
+    };
+    let selectors = Selectors::of(records);
+    let newly = members(records, &chosen)
+        .into_iter()
+        .filter(|member| before.as_ref().is_none_or(|before| !before.matches(&member.labels)));
+    let taken = newly.filter_map(|member| {
+        let owner = selectors.owner(&member.labels).filter(|owner| *owner != name)?;
+        Some((records.device_name(member.id), owner))
+    });
+    let taken: Vec<_> = taken.collect();
+    let Some((device, owner)) = taken.first() else {
+        return Ok(());
+    };
+    let more = match taken.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Err(Refusal::Unready(format!(
+        "{device}{more} would be in {name} and are in the deployment {owner} already, and a device serves one model: narrow one of the two selectors"
+    )))
 }
 
 /// What Kubernetes owns is read-only here.
@@ -139,7 +178,15 @@ fn next_rollout(
         .as_ref()
         .is_some_and(|state| matches!(state.phase, Phase::RolledBack { .. } | Phase::Aborted { .. }));
     if before.is_some_and(same) && !went_back {
-        return Ok(None);
+        let policy = before.map(|before| &before.policy);
+        return match last.filter(|state| !state.phase.is_over()) {
+            Some(state) if policy != Some(&spec.policy) => Err(Refusal::Unready(format!(
+                "the rollout of {} to {name} is {} under the policy that it began with: wait for its end or abort it",
+                state.release,
+                state.phase.name()
+            ))),
+            _ => Ok(None),
+        };
     }
     if let Some(state) = last.as_ref().filter(|state| !state.phase.is_over()) {
         let running = format!(

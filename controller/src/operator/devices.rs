@@ -1,6 +1,6 @@
 //! Devices as operators see them: listed, explained, approved, revoked.
 
-use fieldfare_fleet::{DeviceId, Labels, Selector};
+use fieldfare_fleet::{DeploymentName, DeviceId, Labels, Selector};
 use fieldfare_proto::v1::{
     self, DeploymentExplanation, Device, DeviceOutcome, DevicePlacement, DeviceRecord, DeviceStanding,
     ExplainDeviceResponse, ListDevicesRequest, ListDevicesResponse, ObservedModel, ObservedModelSummary,
@@ -16,7 +16,7 @@ use crate::plane::ControlPlane;
 use crate::records::attempt;
 use crate::refusal::Refusal;
 use crate::rollout::assign::destination;
-use crate::rollout::desired::{Member, labels, members, selector};
+use crate::rollout::desired::{Member, Selectors, labels, members, selector};
 use crate::rollout::{Rollouts, status};
 
 fn parse_selector(text: &str) -> Result<Selector, Refusal> {
@@ -174,9 +174,12 @@ pub(super) async fn explain(
         let member = Member::of(id, &plane.mirror.read());
         let mismatch = match (&member, selector(Some(&spec))) {
             (None, _) => Some("the device is not enrolled, or has no profile".to_owned()),
-            (Some(member), Some(chosen)) => chosen
-                .first_mismatch(&member.labels)
-                .map(|term| format!("{term} does not hold")),
+            (Some(member), Some(chosen)) => {
+                let mismatch = chosen
+                    .first_mismatch(&member.labels)
+                    .map(|term| format!("{term} does not hold"));
+                mismatch.or_else(|| taken(&plane.mirror.read(), &name, member))
+            }
             (Some(_), None) => Some("the selector cannot be read".to_owned()),
         };
         match (mismatch, member) {
@@ -206,6 +209,16 @@ pub(super) async fn explain(
         device: Some(shown),
         deployments,
     })
+}
+
+/// Why a deployment that means a device does not have it.
+fn taken(records: &Records, name: &DeploymentName, member: &Member) -> Option<String> {
+    let owner = Selectors::of(records)
+        .owner(&member.labels)
+        .filter(|owner| *owner != name)?;
+    Some(format!(
+        "the deployment {owner} means it, too, and comes first; a device serves one model"
+    ))
 }
 
 /// Which variant each selected device would run.

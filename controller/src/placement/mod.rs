@@ -12,7 +12,7 @@ use crate::mirror::Records;
 use crate::plane::ControlPlane;
 use crate::refusal::Refusal;
 use crate::repository::manifests::{release_id, variant_specs};
-use crate::rollout::desired::{members, selector};
+use crate::rollout::desired::members_of;
 use speed::Learned;
 
 /// A release's variants, ready to be placed under the requirements of a deployment.
@@ -79,15 +79,8 @@ impl Placement {
 
 /// Variants that the devices of a deployment run now, each once, in the order of their names.
 pub fn variants_in_use(records: &Records, deployment: &DeploymentName, manifest_target: &str) -> Vec<String> {
-    let spec = records
-        .deployments
-        .get(deployment)
-        .and_then(|record| record.spec.as_ref());
-    let Some(selector) = selector(spec) else {
-        return Vec::new();
-    };
     let mut variants = std::collections::BTreeSet::new();
-    for member in members(records, &selector) {
+    for member in members_of(records, deployment) {
         let reports = records
             .device_status
             .get(&member.id)

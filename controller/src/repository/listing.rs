@@ -104,6 +104,9 @@ impl ReleaseRepository {
                 ));
             }
             let (sha256, parsed) = identify(name, target)?;
+            if role.is_none() && target.is_withdrawn() {
+                continue;
+            }
             match parsed.kind() {
                 TargetKind::Release | TargetKind::AdapterRelease => {
                     let bytes = manifests
@@ -233,7 +236,7 @@ impl ReleaseRepository {
         Ok(())
     }
 
-    /// Marks the releases that the new targets list no longer.
+    /// Marks the releases that the new targets list no longer, or take back from a delegated role.
     async fn withdraw(
         &self,
         change: &mut Change<'_>,
@@ -241,11 +244,15 @@ impl ReleaseRepository {
         before: Option<&Targets>,
     ) -> Result<(), Refusal> {
         let now = repository.targets().map(|file| file.payload());
+        let Some(now) = now else { return Ok(()) };
         let gone = before.into_iter().flat_map(|before| before.targets.keys());
-        for name in gone.filter(|name| now.is_some_and(|now| !now.targets.contains_key(*name))) {
+        let gone = gone.filter(|name| !now.targets.contains_key(*name));
+        let taken_back = now.targets.iter().filter(|(_, target)| target.is_withdrawn());
+        for name in gone.chain(taken_back.map(|(name, _)| name)) {
             let Ok(id) = manifests::release_id(name) else { continue };
             let key = self.keys.release(&id.model, id.number.0);
-            if let Some(mut record) = change.read::<ReleaseRecord>(&key).await? {
+            let held: Option<ReleaseRecord> = change.read(&key).await?;
+            if let Some(mut record) = held.filter(|held| held.standing() != ReleaseStanding::Withdrawn) {
                 record.set_standing(ReleaseStanding::Withdrawn);
                 change.put(key, &mut record);
             }
@@ -293,5 +300,6 @@ fn find<'a>(repository: &'a Repository, listed: &'a Targets, name: &TargetName) 
         .and_then(|file| file.payload().targets.get(name.as_str()));
     let adapters = repository.delegated(&adapter_role(name.model()));
     let adapters = adapters.and_then(|file| file.payload().targets.get(name.as_str()));
-    listed.targets.get(name.as_str()).or(top).or(adapters)
+    let found = listed.targets.get(name.as_str());
+    top.filter(|top| top.is_withdrawn()).or(found).or(top).or(adapters)
 }

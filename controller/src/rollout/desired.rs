@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use fieldfare_fleet::{
     CapabilityProfile, DeploymentName, DeviceId, Generation, Labels, ProfileClass, Selector, Timestamp, TrustTier,
 };
-use fieldfare_proto::v1::{self, DesiredModel, DesiredState, DeviceRecord, DeviceStanding, DeviceStatusRecord};
+use fieldfare_proto::v1::{
+    self, DeploymentRecord, DesiredModel, DesiredState, DeviceRecord, DeviceStanding, DeviceStatusRecord,
+};
 
 use super::assign::assignment;
 use crate::clock::timestamp;
@@ -56,6 +58,34 @@ impl Member {
     }
 }
 
+/// The selectors of all deployments, in the order of their names.
+pub struct Selectors<'a>(Vec<(&'a DeploymentName, Selector)>);
+
+impl<'a> Selectors<'a> {
+    /// Those of these records.
+    pub fn of(records: &'a Records) -> Self {
+        let read = |(name, record): (&'a DeploymentName, &DeploymentRecord)| {
+            selector(record.spec.as_ref()).map(|selector| (name, selector))
+        };
+        Self(records.deployments.iter().filter_map(read).collect())
+    }
+
+    /// The deployment that a device belongs to. A device serves one model at a time: where labels that came later let several
+    /// deployments mean it, the first by name has it.
+    pub fn owner(&self, labels: &Labels) -> Option<&'a DeploymentName> {
+        let found = self.0.iter().find(|(_, selector)| selector.matches(labels));
+        found.map(|(name, _)| *name)
+    }
+}
+
+/// The enrolled devices that belong to a deployment.
+pub fn members_of(records: &Records, name: &DeploymentName) -> Vec<Member> {
+    let selectors = Selectors::of(records);
+    let all = records.devices.keys().filter_map(|id| Member::of(*id, records));
+    all.filter(|member| selectors.owner(&member.labels) == Some(name))
+        .collect()
+}
+
 /// The enrolled devices that a selector means.
 pub fn members(records: &Records, selector: &Selector) -> Vec<Member> {
     let all = records.devices.keys().filter_map(|id| Member::of(*id, records));
@@ -93,7 +123,10 @@ pub fn desired_state(records: &Records, id: DeviceId) -> DesiredState {
     let mut generation = Generation::ZERO;
     let mut models = Vec::new();
     let member = Member::of(id, records);
-    for (name, deployment) in &records.deployments {
+    let owner = member
+        .as_ref()
+        .and_then(|member| Selectors::of(records).owner(&member.labels));
+    for name in records.deployments.keys() {
         let Some(rollout) = records.rollouts.get(name) else {
             continue;
         };
@@ -101,8 +134,7 @@ pub fn desired_state(records: &Records, id: DeviceId) -> DesiredState {
         // Each deployment's generation only grows, so that their sum does; none is ever taken away.
         generation.epoch = generation.epoch.max(state.generation.epoch);
         generation.counter = generation.counter.saturating_add(state.generation.counter);
-        let chosen = selector(deployment.spec.as_ref());
-        let Some(member) = member.as_ref().filter(|m| chosen.is_some_and(|s| s.matches(&m.labels))) else {
+        let Some(member) = member.as_ref().filter(|_| owner == Some(name)) else {
             continue;
         };
         models.extend(entry(records, member, name, rollout));

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use fieldfare_fleet::rollout::{Action, Event, Explanation, Rollout};
 use fieldfare_fleet::{DeploymentName, DeviceId, Generation, ProfileClass, Timestamp};
-use fieldfare_proto::v1::{self, DeploymentStatusRecord, RolloutCommand, RolloutRecord};
+use fieldfare_proto::v1::{self, DeploymentStatusRecord, ReleaseStanding, RolloutCommand, RolloutRecord};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::desired::{Member, members, selector};
+use super::desired::{Member, members_of};
 use super::{assign, reports, status};
 use crate::limits::{ROLLOUT_PACE, TICK};
 use crate::mirror::{Records, Topic};
+use crate::placement::release_record;
 use crate::plane::ControlPlane;
 use crate::records::{Record, attempt};
 use crate::refusal::{Refusal, chain};
@@ -169,11 +170,7 @@ impl Shell {
     /// Takes in what is new and makes the decisions that are due.
     async fn step(&mut self, name: &DeploymentName) -> Result<(), Refusal> {
         self.refresh(name);
-        let members = {
-            let records = self.plane.mirror.read();
-            let chosen = selector(records.deployments.get(name).and_then(|record| record.spec.as_ref()));
-            chosen.map(|selector| members(&records, &selector)).unwrap_or_default()
-        };
+        let members = members_of(&self.plane.mirror.read(), name);
         let Some(live) = self.live.get_mut(name) else {
             return Ok(());
         };
@@ -260,6 +257,20 @@ impl Shell {
         }
     }
 
+    /// Devices would refuse to go back to a release that was withdrawn, and stay where they are.
+    fn refuse_without_way_back(&self, name: &DeploymentName) -> Result<(), Refusal> {
+        let from = self.live.get(name).map(|live| live.record.from_manifest.as_str());
+        let Some(from) = from.filter(|from| !from.is_empty()) else {
+            return Ok(());
+        };
+        if release_record(&self.plane.mirror.read(), from)?.standing() == ReleaseStanding::Published {
+            return Ok(());
+        }
+        Err(Refusal::Unready(format!(
+            "{from}, which {name} would go back to, was withdrawn: deploy a release that is published"
+        )))
+    }
+
     async fn follow(&mut self, name: DeploymentName) -> Result<watch::Receiver<v1::RolloutStatus>, Refusal> {
         let now = self.status(&name).await?;
         Ok(match self.followed.entry(name) {
@@ -289,6 +300,9 @@ impl Shell {
             RolloutCommand::Unspecified => return Err(Refusal::invalid("command", "is unspecified")),
         };
         self.step(name).await?;
+        if command == RolloutCommand::Rollback {
+            self.refuse_without_way_back(name)?;
+        }
         self.decide(name, self.plane.clock.now(), event).await?;
         self.status(name).await
     }

@@ -8,7 +8,7 @@ use fieldfare_proto::v1::{
     self, DeviceOutcome, GateStatus, InstallStage, RolloutDevice, RolloutPhase, RolloutStatus, WavePhase, WaveStatus,
 };
 
-use super::desired::{Member, members, selector};
+use super::desired::{Member, members_of};
 use super::shell::Live;
 use crate::limits::ROLLOUT_DEVICES_SHOWN_MAX;
 use crate::mirror::Records;
@@ -45,8 +45,7 @@ pub(super) fn status(plane: &ControlPlane, name: &DeploymentName, live: &Live) -
     let glance = live.rollout.status(now);
     let state = live.rollout.state();
     let records = plane.mirror.read();
-    let chosen = selector(records.deployments.get(name).and_then(|record| record.spec.as_ref()));
-    let mut ranked = chosen.map(|selector| members(&records, &selector)).unwrap_or_default();
+    let mut ranked = members_of(&records, name);
     ranked.sort_by_key(|member| (state.slot_of(member.id, member.joined_at), member.id));
     let reason = match (&glance.hold, cause(&state.phase)) {
         (Some(hold), _) => hold.to_string(),

@@ -130,6 +130,20 @@ async fn a_trainer_that_lost_its_lease_can_change_nothing_more() {
 }
 
 #[tokio::test]
+async fn a_trainer_that_restarts_takes_its_job_up_again_at_once() {
+    let fleet = Fleet::start().await;
+    let mut kiln = trainer(&fleet, "kiln").await;
+    start_import(&fleet, "first").await;
+    let before = claimed(&mut kiln).await.unwrap();
+    let now = claimed(&mut kiln).await.unwrap();
+    assert!(now.fence.as_ref().unwrap().token > before.fence.as_ref().unwrap().token);
+    let (code, text) = refusal(kiln.checkpoint(checkpoint(&before.fence)).await);
+    assert!(code == Code::Aborted && text.contains("no longer"), "{code:?} {text}");
+    kiln.checkpoint(checkpoint(&now.fence)).await.unwrap();
+    fleet.stop().await;
+}
+
+#[tokio::test]
 async fn an_import_proposes_the_release_whose_number_it_was_given() {
     let fleet = Fleet::start().await;
     let mut trainer = trainer(&fleet, "kiln").await;

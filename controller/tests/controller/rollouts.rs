@@ -54,10 +54,16 @@ pub(crate) fn spec(number: u32) -> DeploymentSpec {
 }
 
 pub(crate) async fn apply(fleet: &Fleet, spec: DeploymentSpec) -> Result<Deployment, Status> {
+    apply_as(fleet, DEPLOYMENT, spec, false).await
+}
+
+/// Applies a deployment; with `retry` also where its rollout went back.
+async fn apply_as(fleet: &Fleet, name: &str, spec: DeploymentSpec, retry: bool) -> Result<Deployment, Status> {
     let request = ApplyDeploymentRequest {
-        name: DEPLOYMENT.into(),
+        name: name.into(),
         spec: Some(spec),
         expected: None,
+        retry,
     };
     fleet
         .operator()
@@ -173,6 +179,96 @@ async fn a_bad_release_rolls_itself_back_after_the_canary() {
     fleet.stop().await;
 }
 
+async fn command(fleet: &Fleet, command: RolloutCommand) -> Result<RolloutPhase, Status> {
+    let request = CommandRolloutRequest {
+        deployment: DEPLOYMENT.into(),
+        command: command.into(),
+    };
+    let answer = fleet.operator().await.command_rollout(request).await;
+    answer.map(|answer| answer.into_inner().phase())
+}
+
+#[tokio::test]
+async fn a_rollout_that_went_back_is_tried_again_when_that_is_asked_for() {
+    let (fleet, mut signer) = settled(2).await;
+    signer.publish(&fleet, &release(2)).await.unwrap();
+    let begun = apply(&fleet, spec(2)).await.unwrap();
+    assert_eq!(outcome(&fleet).await.phase(), RolloutPhase::RolledBack);
+    let said_again = apply(&fleet, spec(2)).await.unwrap();
+    assert_eq!(said_again, begun, "saying it again changes nothing");
+    let again = apply_as(&fleet, DEPLOYMENT, spec(2), true).await.unwrap();
+    assert_ne!(again.rollout_id, begun.rollout_id);
+    assert_eq!(outcome(&fleet).await.phase(), RolloutPhase::RolledBack);
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_is_in_one_deployment() {
+    let (fleet, _) = settled(0).await;
+    let north = DeploymentSpec {
+        selector: "site=north".into(),
+        ..spec(1)
+    };
+    let (code, text) = refusal(apply_as(&fleet, "alpha", north.clone(), false).await);
+    assert!(
+        code == Code::FailedPrecondition && text.contains("deployment soil already"),
+        "{code:?} {text}"
+    );
+    let south = DeploymentSpec {
+        selector: "site=south".into(),
+        ..spec(1)
+    };
+    apply(&fleet, south).await.unwrap();
+    apply_as(&fleet, "alpha", north, false).await.unwrap();
+    // A device that comes later with the labels of both is in the first by name, and `explain` says so of the other.
+    let wide = DeploymentSpec {
+        selector: "site in (south,west)".into(),
+        ..spec(1)
+    };
+    apply(&fleet, wide.clone()).await.unwrap();
+    let west = DeploymentSpec {
+        selector: "site in (north,west)".into(),
+        ..spec(1)
+    };
+    apply_as(&fleet, "alpha", west, false).await.unwrap();
+    obedient(&fleet, "west", 0).await;
+    let asked = ExplainDeviceRequest { device: "west".into() };
+    let why = fleet.operator().await.explain_device(asked).await.unwrap().into_inner();
+    let of = |name: &str| why.deployments.iter().find(|found| found.deployment == name).unwrap();
+    assert_ne!(of("alpha").code, "not_selected", "{why:?}");
+    assert!(of("soil").summary.contains("alpha means it, too"), "{why:?}");
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_goes_to_a_release_that_was_withdrawn() {
+    let (fleet, mut signer) = settled(0).await;
+    signer.publish(&fleet, &release(2)).await.unwrap();
+    apply(&fleet, spec(2)).await.unwrap();
+    assert_eq!(outcome(&fleet).await.phase(), RolloutPhase::Completed);
+    signer.withdraw(&fleet, &release(1)).await;
+    let (code, text) = refusal(command(&fleet, RolloutCommand::Rollback).await);
+    assert!(
+        code == Code::FailedPrecondition && text.contains("was withdrawn"),
+        "{code:?} {text}"
+    );
+    let (code, text) = refusal(apply(&fleet, spec(1)).await);
+    assert!(
+        code == Code::FailedPrecondition && text.contains("was withdrawn"),
+        "{code:?} {text}"
+    );
+    signer.withdraw(&fleet, &release(2)).await;
+    let start = StartJobRequest {
+        spec: Some(crate::jobs::federated(&fleet).await),
+    };
+    let (code, text) = refusal(fleet.operator().await.start_job(start).await);
+    assert!(
+        code == Code::FailedPrecondition && text.contains("was withdrawn"),
+        "{code:?} {text}"
+    );
+    fleet.stop().await;
+}
+
 async fn explained(fleet: &Fleet, device: &str) -> DeploymentExplanation {
     let asked = ExplainDeviceRequest { device: device.into() };
     let mut why = fleet.operator().await.explain_device(asked).await.unwrap().into_inner();
@@ -224,25 +320,24 @@ async fn a_paused_rollout_waits_and_an_aborted_one_ends() {
     )
     .await
     .unwrap();
-    let command = async |command: RolloutCommand| {
-        let request = CommandRolloutRequest {
-            deployment: DEPLOYMENT.into(),
-            command: command.into(),
-        };
-        fleet
-            .operator()
-            .await
-            .command_rollout(request)
-            .await
-            .map(|answer| answer.into_inner().phase())
-    };
-    assert_eq!(command(RolloutCommand::Pause).await.unwrap(), RolloutPhase::Paused);
-    let (code, text) = refusal(command(RolloutCommand::Promote).await);
+    assert_eq!(
+        command(&fleet, RolloutCommand::Pause).await.unwrap(),
+        RolloutPhase::Paused
+    );
+    let (code, text) = refusal(command(&fleet, RolloutCommand::Promote).await);
     assert!(
         code == Code::FailedPrecondition && text.contains("paused"),
         "{code:?} {text}"
     );
-    assert_eq!(command(RolloutCommand::Resume).await.unwrap(), RolloutPhase::Running);
+    assert_eq!(
+        command(&fleet, RolloutCommand::Resume).await.unwrap(),
+        RolloutPhase::Running
+    );
+    let (code, text) = refusal(apply(&fleet, spec(2)).await);
+    assert!(
+        code == Code::FailedPrecondition && text.contains("policy that it began with"),
+        "{code:?} {text}"
+    );
     let start = StartJobRequest {
         spec: Some(crate::jobs::federated(&fleet).await),
     };
@@ -257,8 +352,11 @@ async fn a_paused_rollout_waits_and_an_aborted_one_ends() {
         code == Code::FailedPrecondition && text.contains("roll it back or abort"),
         "{code:?} {text}"
     );
-    assert_eq!(command(RolloutCommand::Abort).await.unwrap(), RolloutPhase::Aborted);
-    let (code, _) = refusal(command(RolloutCommand::Pause).await);
+    assert_eq!(
+        command(&fleet, RolloutCommand::Abort).await.unwrap(),
+        RolloutPhase::Aborted
+    );
+    let (code, _) = refusal(command(&fleet, RolloutCommand::Pause).await);
     assert_eq!(code, Code::FailedPrecondition);
     fleet.stop().await;
 }

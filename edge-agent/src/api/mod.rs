@@ -149,7 +149,11 @@ async fn authorise(State(state): State<Arc<ApiState>>, request: Request, next: N
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
+    // The name of a scheme has no case (RFC 9110, section 11.1).
+    let given = given.and_then(|value| value.split_once(' '));
+    let given = given
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
     match given {
         Some(token) if Sha256Digest::of(token.as_bytes()) == state.token => next.run(request).await,
         Some(_) => ApiError::new(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::StringRejection;
+use fieldfare_fleet::ByteSize;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -21,12 +22,12 @@ pub struct SettingsOwner {
     folder: Folder,
     current: watch::Sender<Settings>,
     /// Most memory that the profile allows.
-    most_memory: fieldfare_fleet::ByteSize,
+    most_memory: ByteSize,
 }
 
 impl SettingsOwner {
     /// The settings of a folder.
-    pub fn new(folder: Folder, settings: Settings, most_memory: fieldfare_fleet::ByteSize) -> Self {
+    pub fn new(folder: Folder, settings: Settings, most_memory: ByteSize) -> Self {
         Self {
             folder,
             current: watch::Sender::new(settings),
@@ -62,6 +63,9 @@ impl SettingsOwner {
         }
         let settings: Settings = serde_json::from_value(merged).map_err(|error| error.to_string())?;
         settings.validate()?;
+        if settings.model_memory == ByteSize::ZERO {
+            return Err("`model_memory` is 0, with which no model runs: stop the agent instead".to_owned());
+        }
         if settings.model_memory > self.most_memory {
             return Err(format!(
                 "`model_memory` is {}, and the profile allows {}",
@@ -96,7 +100,6 @@ pub(super) async fn change(
 
 #[cfg(test)]
 mod tests {
-    use fieldfare_fleet::ByteSize;
     use serde_json::json;
 
     use super::*;
@@ -118,6 +121,7 @@ mod tests {
             (json!({ "colour": 1 }), "no setting `colour`"),
             (json!({ "consent": "maybe" }), "maybe"),
             (json!({ "model_memory": 1u64 << 40 }), "`model_memory`"),
+            (json!({ "model_memory": 0 }), "`model_memory` is 0"),
             (json!({ "budget": { "epsilon": -1.0, "delta": 1e-5 } }), "epsilon"),
             (json!({ "api_listen": "0.0.0.0:1" }), "`api_listen`"),
         ] {

@@ -7,7 +7,7 @@ use fieldfare_release::{Sha256Digest, TargetName};
 use tokio::time::Instant;
 
 use super::context::context_within;
-use super::kept::Unresolved;
+use super::kept::{Unresolved, release_text};
 use super::repository::{RepositoryError, Resolved};
 use super::task::{InstallError, Installer, Report};
 use crate::limits::{MAX_DEPLOYMENTS, RESOLVE_REFUSED_RETRY, RESOLVE_RETRY};
@@ -76,8 +76,12 @@ impl Installer {
     ) -> Result<(), InstallError> {
         let install = &self.kept.install;
         let full_disk = matches!(install.obstacle, Some(Obstacle::DiskTooSmall { .. }));
+        // The same assignment means another variant for a device whose profile has changed since.
+        let repeated = install.assigned.as_ref().is_some_and(|assigned| {
+            assigned.release.to_string() == release_text(&target) && assigned.variant.as_str() == model.variant
+        });
         if generation < install.assignment
-            || (generation == install.assignment && generation != Generation::ZERO && !full_disk)
+            || (generation == install.assignment && generation != Generation::ZERO && repeated && !full_disk)
         {
             return Ok(());
         }

@@ -83,7 +83,7 @@ pub(super) struct Unresolved {
 }
 
 /// MODEL.rNUMBER.
-fn release_text(target: &TargetName) -> String {
+pub(super) fn release_text(target: &TargetName) -> String {
     // A release number shows itself as `r1`.
     format!("{}.{}", target.model(), target.release())
 }

@@ -8,7 +8,7 @@ use fieldfare_privacy::{
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
 
-use super::store::{CONTRIBUTIONS, LEDGER, PrivateStore, StoreError};
+use super::store::{CONTRIBUTIONS, LEDGER, META, PrivateStore, StoreError};
 
 /// Names one attempt at one round of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,17 @@ struct Known {
     acknowledged: bool,
 }
 
+/// What training brought forth.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Offered<'a> {
+    /// The configuration that was trained under.
+    pub configuration: Digest,
+    /// [`TrainingSet::removals`](super::TrainingSet) of what was trained on.
+    pub removals: u64,
+    /// The contribution.
+    pub bytes: &'a [u8],
+}
+
 /// What may be spent: by the device in its whole life, whatever a server says, and by this job in all its rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budgets {
@@ -69,6 +80,9 @@ pub enum PayError {
     /// A contribution under another configuration was paid for under the same name.
     #[error("another configuration was contributed to under the same job, round and attempt")]
     OtherConfiguration,
+    /// The owner has erased or corrected examples since.
+    #[error("examples were erased or corrected while the device trained on them")]
+    TakenBack,
     /// The round was paid for, and its bytes are gone: other bytes would be a second contribution for one payment.
     #[error("this round was paid for before, and its bytes are gone")]
     BytesLost,
@@ -179,9 +193,13 @@ impl PrivateStore {
         mechanism: Mechanism,
         budgets: Budgets,
         now_unix_ms: u64,
-        configuration: Digest,
-        bytes: &[u8],
+        offered: Offered<'_>,
     ) -> Result<Contribution, PayError> {
+        let Offered {
+            configuration,
+            removals,
+            bytes,
+        } = offered;
         let text = key.text();
         let writing = self.database.begin_write()?;
         {
@@ -196,6 +214,10 @@ impl PrivateStore {
                 } else {
                     Err(PayError::OtherConfiguration)
                 };
+            }
+            // In the transaction that pays: an owner who was told that an example is gone is right from then on.
+            if Self::removals(&writing.open_table(META)?)? != removals {
+                return Err(PayError::TakenBack);
             }
             let mut table = writing.open_table(LEDGER)?;
             let charge = charge(records(&table)?, key, mechanism, budgets, now_unix_ms)?;

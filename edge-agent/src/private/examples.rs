@@ -3,7 +3,7 @@
 use redb::{ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 
-use super::store::{EXAMPLES, PrivateStore, StoreError};
+use super::store::{EXAMPLES, META, PrivateStore, StoreError};
 use crate::example::Example;
 use crate::limits::MAX_EXAMPLES;
 
@@ -26,6 +26,15 @@ pub struct Page {
     /// The number after which the next page begins, unless this is the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
+}
+
+/// What a round trains on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainingSet {
+    /// All examples.
+    pub examples: Vec<StoredExample>,
+    /// How often examples had been erased or corrected.
+    pub removals: u64,
 }
 
 fn read(id: u64, json: &str) -> Result<Example, StoreError> {
@@ -84,12 +93,14 @@ impl PrivateStore {
         })
     }
 
-    /// All examples.
+    /// All examples, and how often some had been taken back: what is learnt from them is worth nothing once that has grown.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn all(&self) -> Result<Vec<StoredExample>, StoreError> {
-        let table = self.reading()?.open_table(EXAMPLES)?;
+    pub fn training_set(&self) -> Result<TrainingSet, StoreError> {
+        let reading = self.reading()?;
+        let table = reading.open_table(EXAMPLES)?;
+        let removals = Self::removals(&reading.open_table(META)?)?;
         let mut examples = Vec::new();
         for entry in table.iter()? {
             let (id, json) = entry?;
@@ -97,7 +108,7 @@ impl PrivateStore {
             let example = read(id, json)?;
             examples.push(StoredExample { id, example });
         }
-        Ok(examples)
+        Ok(TrainingSet { examples, removals })
     }
 
     /// How many examples there are.
@@ -120,6 +131,7 @@ impl PrivateStore {
                 return Ok(false);
             }
             table.insert(id, example.to_string().as_str())?;
+            Self::note_removal(&writing)?;
         }
         writing.commit()?;
         Ok(true)
@@ -132,6 +144,9 @@ impl PrivateStore {
     pub fn erase(&self, id: u64) -> Result<bool, StoreError> {
         let writing = self.database.begin_write()?;
         let found = writing.open_table(EXAMPLES)?.remove(id)?.is_some();
+        if found {
+            Self::note_removal(&writing)?;
+        }
         writing.commit()?;
         Ok(found)
     }
@@ -148,6 +163,7 @@ impl PrivateStore {
             table.retain(|_, _| false)?;
             count
         };
+        Self::note_removal(&writing)?;
         writing.commit()?;
         Ok(erased)
     }

@@ -4,6 +4,6 @@ mod contributions;
 mod examples;
 mod store;
 
-pub use contributions::{Budgets, Contribution, PayError, RoundKey};
-pub use examples::{Page, StoredExample};
+pub use contributions::{Budgets, Contribution, Offered, PayError, RoundKey};
+pub use examples::{Page, StoredExample, TrainingSet};
 pub use store::{PrivateStore, StoreError};

@@ -7,7 +7,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 /// Schema of `private.redb`.
 pub(super) const SCHEMA: u64 = 1;
 
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Examples by their number, as JSON.
 pub(super) const EXAMPLES: TableDefinition<'_, u64, &str> = TableDefinition::new("examples");
 /// Charges by round, as JSON.
@@ -97,6 +97,19 @@ impl PrivateStore {
         let next = meta.get("next_example")?.map_or(1, |value| value.value());
         meta.insert("next_example", next + count)?;
         Ok(next)
+    }
+
+    /// How often examples were erased or corrected.
+    pub(super) fn removals<T: ReadableTable<&'static str, u64>>(meta: &T) -> Result<u64, StoreError> {
+        Ok(meta.get("removals")?.map_or(0, |value| value.value()))
+    }
+
+    /// Counts that examples are taken back, in the transaction that takes them.
+    pub(super) fn note_removal(writing: &redb::WriteTransaction) -> Result<(), StoreError> {
+        let mut meta = writing.open_table(META)?;
+        let next = Self::removals(&meta)? + 1;
+        meta.insert("removals", next)?;
+        Ok(())
     }
 
     pub(super) fn reading(&self) -> Result<redb::ReadTransaction, StoreError> {

@@ -4,12 +4,13 @@ use fieldfare_fleet::Digest;
 use fieldfare_member::ticket::Ticket;
 use fieldfare_proto::v1::rounds_client::RoundsClient;
 use fieldfare_proto::v1::{
-    ConfigureRequest, ContributeRequest, ContributionHeader, SignedTicket, configure_response, contribute_request,
+    ConfigureRequest, ConfigureResponse, ContributeRequest, ContributionHeader, SignedTicket, configure_response,
+    contribute_request,
 };
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, Link, ServerTrust, TimeSource, connect};
 use tokio::time::timeout;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use super::plan::{PlanError, RoundPlan};
 use crate::clock;
@@ -103,19 +104,33 @@ impl Trainer {
         patiently(Some(CONFIGURE_ATTEMPTS), || self.configure_once()).await
     }
 
-    async fn configure_once(&self) -> Result<Configured, ExchangeError> {
+    /// Whether the trainer still collects contributions to the round of the ticket.
+    ///
+    /// # Errors
+    /// [`ExchangeError`]: the round is over, or its trainer stays away.
+    pub async fn confirm(&self) -> Result<(), ExchangeError> {
+        patiently(Some(CONFIGURE_ATTEMPTS), || async {
+            // The state that would follow is left unread.
+            let first = next(&mut self.parts().await?).await?;
+            first.map(drop).ok_or(ExchangeError::State)
+        })
+        .await
+    }
+
+    async fn parts(&self) -> Result<Streaming<ConfigureResponse>, ExchangeError> {
         let mut client = RoundsClient::new(self.link().await?.channel());
         let request = ConfigureRequest {
             ticket: Some(self.signed.clone()),
         };
-        let silent = |_| ExchangeError::Silent;
-        let mut parts = timeout(TRAINER_TIMEOUT, client.configure(request))
-            .await
-            .map_err(silent)??
-            .into_inner();
+        let parts = timeout(TRAINER_TIMEOUT, client.configure(request)).await;
+        Ok(parts.map_err(|_| ExchangeError::Silent)??.into_inner())
+    }
+
+    async fn configure_once(&self) -> Result<Configured, ExchangeError> {
+        let mut parts = self.parts().await?;
         let mut plan: Option<RoundPlan> = None;
         let mut state = Vec::new();
-        while let Some(part) = timeout(TRAINER_TIMEOUT, parts.message()).await.map_err(silent)?? {
+        while let Some(part) = next(&mut parts).await? {
             match (part.part, &plan) {
                 (Some(configure_response::Part::Configuration(bytes)), None) => {
                     plan = Some(RoundPlan::read(&bytes, &self.ticket)?)
@@ -169,6 +184,12 @@ impl Trainer {
             Err(ExchangeError::Acknowledged)
         }
     }
+}
+
+/// The next part of a configuration, from a trainer that is not silent for long.
+async fn next(parts: &mut Streaming<ConfigureResponse>) -> Result<Option<ConfigureResponse>, ExchangeError> {
+    let part = timeout(TRAINER_TIMEOUT, parts.message()).await;
+    Ok(part.map_err(|_| ExchangeError::Silent)??)
 }
 
 /// Tries again for as long as the trainer is away and another attempt is allowed; without a bound where `most` says none.

@@ -28,7 +28,7 @@ use crate::clock;
 use crate::config::Consent;
 use crate::install::Shelf;
 use crate::limits::{MIN_EXAMPLES, READINESS_INTERVAL, TRAIN_ADDRESS_SPACE_SLACK};
-use crate::private::{Budgets, Contribution, PayError, PrivateStore, RoundKey, StoreError};
+use crate::private::{Budgets, Contribution, Offered, PayError, PrivateStore, RoundKey, StoreError, TrainingSet};
 use crate::process::{self, Binary};
 use crate::serving::{Served, Serving};
 
@@ -177,17 +177,26 @@ impl Participant {
             tokio::task::spawn_blocking(move || private.quote(&key, mechanism, budgets, clock::now().unix_ms()))
         };
         quoted.await.map_err(|error| Refusal::failed(&error))??;
-        let order = self.order(&configured, &served).await?;
+        let (order, removals) = self.order(&configured, &served).await?;
         self.reply(round, invitation_reply::Reply::Accepted(InvitationAccepted {}))
             .await;
         let bytes = train(&self.binary, &order)
             .await
             .map_err(|error| Refusal::failed(&error))?;
-        // The owner may have changed their mind meanwhile.
+        // A round that was cancelled or given up meanwhile would take the payment and give nothing for it.
+        trainer.confirm().await?;
+        // The owner may have changed their mind, too.
         self.check_consent()?;
         let (private, key, configuration) = (Arc::clone(&self.private), key.clone(), trainer.ticket.configuration);
         let now: Timestamp = clock::now();
-        let paying = move || private.pay(&key, mechanism, budgets, now.unix_ms(), configuration, &bytes);
+        let paying = move || {
+            let offered = Offered {
+                configuration,
+                removals,
+                bytes: &bytes,
+            };
+            private.pay(&key, mechanism, budgets, now.unix_ms(), offered)
+        };
         Ok(tokio::task::spawn_blocking(paying)
             .await
             .map_err(|error| Refusal::failed(&error))??)
@@ -229,8 +238,9 @@ impl Participant {
         Err(Refusal::new(RefusalReason::WrongBase, detail))
     }
 
-    async fn order(&self, configured: &Configured, served: &Served) -> Result<Order, Refusal> {
-        let examples = self.on_store(PrivateStore::all).await?;
+    /// What the training process is told, and how often examples had been taken back before it was.
+    async fn order(&self, configured: &Configured, served: &Served) -> Result<(Order, u64), Refusal> {
+        let TrainingSet { examples, removals } = self.on_store(PrivateStore::training_set).await?;
         if examples.len() < MIN_EXAMPLES {
             let detail = format!("fewer than {MIN_EXAMPLES} examples are on this device");
             return Err(Refusal::new(RefusalReason::TooFewExamples, detail));
@@ -259,13 +269,14 @@ impl Participant {
         training.physical_batch = training.physical_batch.min(batch.get());
         let needed = training_bytes(&config, &spec, PhysicalBatch::new(training.physical_batch), sequence);
         let state = STANDARD.encode(&configured.state);
-        Ok(Order {
+        let order = Order {
             weights,
             training,
             state,
             examples,
             address_space: needed.saturating_add(TRAIN_ADDRESS_SPACE_SLACK),
-        })
+        };
+        Ok((order, removals))
     }
 
     /// Runs a call of the store, which blocks.

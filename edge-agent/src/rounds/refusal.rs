@@ -79,7 +79,7 @@ impl From<PayError> for Refusal {
         let reason = match &error {
             PayError::Refused(_) => RefusalReason::BudgetSpent,
             PayError::OtherConfiguration | PayError::BytesLost => RefusalReason::BadConfiguration,
-            PayError::Ledger(_) | PayError::Store(_) => RefusalReason::Failed,
+            PayError::TakenBack | PayError::Ledger(_) | PayError::Store(_) => RefusalReason::Failed,
         };
         Self::new(reason, process::chain(&error))
     }

@@ -6,6 +6,7 @@ pub mod backoff;
 
 use std::time::Duration;
 
+use fieldfare_fleet::CapabilityProfile;
 use fieldfare_member::ticket::claimed_round;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::clock;
-use crate::config::{AgentConfig, label_pairs};
+use crate::config::{AgentConfig, Settings, label_pairs};
 use crate::install::Desired;
 use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, SESSION_QUEUE, WELCOME_TIMEOUT};
 use crate::process;
@@ -51,6 +52,8 @@ pub struct Session {
     pub time: TimeSource,
     /// What the installation says.
     pub observed: watch::Receiver<v1::ObservedState>,
+    /// What the owner allows: the controller places by the memory that models may use.
+    pub settings: watch::Receiver<Settings>,
     /// Whether the device could train.
     pub readiness: watch::Receiver<TrainingReadiness>,
     /// Where desired state goes.
@@ -150,11 +153,21 @@ impl Session {
             protocol_version: PROTOCOL_VERSION,
             features: Vec::new(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            profile: Some((&self.config.profile).into()),
+            profile: Some(self.profile()),
             observed: Some(self.observed.borrow_and_update().clone()),
             labels: label_pairs(&self.config.labels),
             training: Some(*self.readiness.borrow_and_update()),
         }
+    }
+
+    /// The profile with the memory that the owner grants now.
+    fn profile(&mut self) -> v1::CapabilityProfile {
+        let model_memory = self.settings.borrow_and_update().model_memory;
+        let profile = CapabilityProfile {
+            model_memory,
+            ..self.config.profile.clone()
+        };
+        (&profile).into()
     }
 
     async fn open(
@@ -217,6 +230,11 @@ impl Session {
                     changed.map_err(|_| Ended::Stopped)?;
                     let state = self.observed.borrow_and_update().clone();
                     send(up, Up::Observed(state)).await?;
+                }
+                changed = self.settings.changed() => {
+                    changed.map_err(|_| Ended::Stopped)?;
+                    let profile = self.profile();
+                    send(up, Up::Profile(profile)).await?;
                 }
                 changed = self.readiness.changed() => {
                     changed.map_err(|_| Ended::Stopped)?;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use fieldfare_agent::private::{Contribution, PayError, PrivateStore};
+use fieldfare_agent::private::{Contribution, Offered, PayError, PrivateStore};
 use fieldfare_fleet::Digest;
 use fieldfare_release::Sha256Digest;
 use rand::{RngExt, SeedableRng};
@@ -33,8 +33,11 @@ fn pay(store: &PrivateStore, n: u32, bytes: &[u8]) -> Result<Contribution, PayEr
         mechanism(20.0),
         budgets(1e4, 1e4),
         5,
-        CONFIGURATION,
-        bytes,
+        Offered {
+            configuration: CONFIGURATION,
+            removals: 0,
+            bytes,
+        },
     )
 }
 

@@ -1,7 +1,7 @@
 //! The private store: what is kept, what is paid, and what a killed process leaves.
 
 use fieldfare_agent::example::Example;
-use fieldfare_agent::private::{Budgets, PayError, PrivateStore, RoundKey};
+use fieldfare_agent::private::{Budgets, Offered, PayError, PrivateStore, RoundKey};
 use fieldfare_fleet::{Attempt, Digest, JobName, RoundId, RoundNumber};
 use fieldfare_privacy::{Budget, DpSgdParameters, Mechanism};
 
@@ -47,12 +47,43 @@ fn examples_are_added_listed_corrected_and_erased_and_their_numbers_are_never_us
     assert!(store.erase(ids[1]).unwrap() && !store.erase(ids[1]).unwrap());
     drop(store);
     let store = PrivateStore::open(&path).unwrap();
-    let all = store.all().unwrap().into_iter();
+    let all = store.training_set().unwrap().examples.into_iter();
     let all: Vec<_> = all.map(|stored| (stored.id, stored.example)).collect();
     assert_eq!(all, [(ids[0], text("A")), (ids[2], text("c"))]);
     assert_eq!(store.erase_all().unwrap(), 2);
     let again = store.add(&[text("d")]).unwrap().unwrap();
     assert!(again[0] > ids[2]);
+}
+
+#[test]
+fn what_was_learnt_from_examples_that_were_taken_back_is_not_paid_for() {
+    type TakeBack = fn(&PrivateStore, u64);
+    let ways: [TakeBack; 3] = [
+        |store, id| assert!(store.erase(id).unwrap()),
+        |store, _| assert_eq!(store.erase_all().unwrap(), 2),
+        |store, id| assert!(store.correct(id, &text("A")).unwrap()),
+    ];
+    for take_back in ways {
+        let folder = tempfile::tempdir().unwrap();
+        let store = PrivateStore::open(&folder.path().join("private.redb")).unwrap();
+        let ids = store.add(&[text("a"), text("b")]).unwrap().unwrap();
+        let pay = |round, removals| {
+            let offered = Offered {
+                configuration: CONFIGURATION,
+                removals,
+                bytes: b"x",
+            };
+            store.pay(&key("gain", round, 1), mechanism(1.0), budgets(8.0, 8.0), 5, offered)
+        };
+        let removals = store.training_set().unwrap().removals;
+        pay(1, removals).unwrap();
+        take_back(&store, ids[0]);
+        assert!(matches!(pay(2, removals), Err(PayError::TakenBack)));
+        assert!(store.contribution(&key("gain", 2, 1)).unwrap().is_none());
+        assert_eq!(store.spending(budgets(8.0, 8.0).device.delta()).unwrap().charges, 1);
+        // What was paid for before goes out as it was, also now.
+        assert_eq!(pay(1, removals).unwrap().bytes, b"x");
+    }
 }
 
 #[test]
@@ -79,8 +110,11 @@ fn a_round_is_paid_for_once_and_always_gives_the_same_bytes() {
             mechanism(1.0),
             budgets(8.0, 8.0),
             5,
-            configuration,
-            bytes,
+            Offered {
+                configuration,
+                removals: 0,
+                bytes,
+            },
         )
     };
     assert_eq!(pay(&store, CONFIGURATION, b"first").unwrap().bytes, b"first");
@@ -105,8 +139,12 @@ fn a_round_is_paid_for_once_and_always_gives_the_same_bytes() {
 fn the_device_refuses_at_its_own_budget_and_at_the_jobs_whatever_the_server_says() {
     let folder = tempfile::tempdir().unwrap();
     let store = PrivateStore::open(&folder.path().join("private.redb")).unwrap();
-    let pay =
-        |job: &str, round, budgets| store.pay(&key(job, round, 1), mechanism(1.0), budgets, 5, CONFIGURATION, b"x");
+    let offered = Offered {
+        configuration: CONFIGURATION,
+        removals: 0,
+        bytes: b"x",
+    };
+    let pay = |job: &str, round, budgets| store.pay(&key(job, round, 1), mechanism(1.0), budgets, 5, offered);
     let mut rounds = 0;
     while pay("gain", rounds + 1, budgets(8.0, 1e4)).is_ok() {
         rounds += 1;

@@ -1,6 +1,7 @@
 //! What leaves a device that does not take part: a reason, and nothing that is private.
 
 use std::process::Command;
+use std::sync::Arc;
 
 use fieldfare_agent::clock;
 use fieldfare_agent::config::{Consent, IdlePolicy, Settings};
@@ -14,12 +15,13 @@ use fieldfare_privacy::Budget;
 use fieldfare_proto::v1::invitation_reply::Reply;
 use fieldfare_proto::v1::{InvitationAccepted, RefusalReason, RoundInvitation};
 use tokio::time::timeout;
+use tonic::Status;
 
 use crate::device::{Device, Installation, PATIENCE, impatient};
 use crate::fleet::Fleet;
 use crate::releases::{Release, Releases, release, weights};
 use crate::rounds::{Training, entries, round};
-use crate::trainer::Trainer;
+use crate::trainer::{Fate, Meanwhile, Trainer};
 use crate::{binary, script};
 
 const SECRET: &str = "the barn door code is 4711";
@@ -155,6 +157,52 @@ async fn attack_an_example_in_the_training_processs_error_is_read_by_the_owner_a
     let outcome = training.ended().await;
     assert!(outcome.contains(SECRET), "the owner is told why: {outcome}");
     assert_eq!(training.charges(&scene.device), 0);
+    training.stop().await;
+    scene.installed.stop().await;
+}
+
+/// Whatever comes to nothing while the device trains is not paid for.
+async fn trains_in_vain(meanwhile: impl FnOnce(&Training) -> Meanwhile, expected: &str) {
+    let scene = Scene::new(release(1, weights(Precision::F16))).await;
+    let mut training = scene.training(binary(), MEMORY);
+    training.store.add(&completions(40)).unwrap().unwrap();
+    scene.trainer.meanwhile(meanwhile(&training));
+    training.invite(&scene.invitation()).await;
+    assert_eq!(training.reply().await, Reply::Accepted(InvitationAccepted {}));
+    let outcome = training.ended().await;
+    assert!(outcome.contains(expected), "{outcome}");
+    assert_eq!(training.charges(&scene.device), 0);
+    training.stop().await;
+    scene.installed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_that_was_given_up_while_the_device_trained_costs_nothing() {
+    let given_up = || Err(Status::failed_precondition("the round was given up"));
+    trains_in_vain(|_| Box::new(given_up), "given up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn examples_that_were_erased_while_the_device_trained_do_not_leave_it() {
+    let erase = |training: &Training| -> Meanwhile {
+        let store = Arc::clone(&training.store);
+        Box::new(move || {
+            assert_eq!(store.erase_all().unwrap(), 40);
+            Ok(())
+        })
+    };
+    trains_in_vain(erase, "erased or corrected").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_of_other_bytes_is_none() {
+    let scene = Scene::new(release(1, weights(Precision::F16))).await;
+    let mut training = scene.training(binary(), MEMORY);
+    training.store.add(&completions(40)).unwrap().unwrap();
+    scene.trainer.fates(&[Fate::Confused]);
+    training.invite(&scene.invitation()).await;
+    let outcome = training.ended().await;
+    assert!(outcome.contains("acknowledged other bytes"), "{outcome}");
     training.stop().await;
     scene.installed.stop().await;
 }

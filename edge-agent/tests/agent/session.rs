@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use fieldfare_agent::agent::Agent;
 use fieldfare_agent::args::Output;
-use fieldfare_agent::config::AgentConfig;
+use fieldfare_agent::config::{AgentConfig, Settings};
 use fieldfare_agent::folder::Folder;
 use fieldfare_agent::install::Desired;
 use fieldfare_agent::session::{Connection, Session};
 use fieldfare_agent::status::status;
+use fieldfare_fleet::ByteSize;
 use fieldfare_lm::quantize::Precision;
 use fieldfare_member::enrolment::keep_certificate;
 use fieldfare_proto::v1::{
@@ -72,6 +73,7 @@ async fn deploy(controller: &Controller, release: &Release) -> RolloutStatus {
         name: name.clone(),
         spec: Some(spec(release)),
         expected: None,
+        retry: false,
     };
     operator.apply_deployment(request).await.unwrap();
     let request = GetRolloutRequest { deployment: name };
@@ -151,6 +153,7 @@ struct Alone {
     _desired: watch::Receiver<Option<Desired>>,
     _observed: watch::Sender<ObservedState>,
     _readiness: watch::Sender<TrainingReadiness>,
+    settings: watch::Sender<Settings>,
 }
 
 impl Alone {
@@ -158,6 +161,7 @@ impl Alone {
         let identity = IdentityHandle::new(Identity::load(&folder.identity()).unwrap().unwrap());
         let observed = watch::Sender::new(ObservedState::default());
         let readiness = watch::Sender::new(TrainingReadiness::default());
+        let settings = watch::Sender::new(Settings::load(folder).unwrap());
         let desired = watch::Sender::new(None);
         let connection = watch::Sender::new(Connection::Connecting);
         let (heard, shown) = (desired.subscribe(), connection.subscribe());
@@ -166,6 +170,7 @@ impl Alone {
             identity: identity.clone(),
             time: time.clone(),
             observed: observed.subscribe(),
+            settings: settings.subscribe(),
             readiness: readiness.subscribe(),
             desired,
             invitations: mpsc::channel(1).0,
@@ -181,6 +186,7 @@ impl Alone {
             _desired: heard,
             _observed: observed,
             _readiness: readiness,
+            settings,
         }
     }
 
@@ -251,6 +257,40 @@ async fn devices_that_lose_their_controller_together_come_back_one_by_one() {
     for session in sessions {
         session.stop().await;
     }
+}
+
+/// The memory for models that the controller knows of, once it is this.
+async fn is_granted(controller: &Controller, device: &str, memory: u64) {
+    let mut operator = controller.operator().await;
+    let shown = async {
+        loop {
+            let request = GetDeviceRequest { device: device.into() };
+            let shown = operator.get_device(request).await.unwrap().into_inner();
+            if shown
+                .profile
+                .is_some_and(|profile| profile.model_memory_bytes == memory)
+            {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, shown).await.expect("the controller hears of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controller_places_by_the_memory_that_the_owner_grants_now() {
+    let place = tempfile::tempdir().unwrap();
+    let controller = Controller::start().await;
+    let folder = controller.enrol("north", &place.path().join("north")).await;
+    let granted = AgentConfig::load(&folder).unwrap().profile.model_memory.get();
+    let mut session = Alone::start(&folder, &controller.time);
+    session.up().await;
+    is_granted(&controller, "north", granted).await;
+    session
+        .settings
+        .send_modify(|settings| settings.model_memory = ByteSize::new(granted / 2));
+    is_granted(&controller, "north", granted / 2).await;
+    session.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

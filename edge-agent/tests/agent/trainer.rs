@@ -34,13 +34,20 @@ pub(crate) enum Fate {
     Lost,
     /// The answer never comes.
     Silence,
+    /// The answer is about other bytes.
+    Confused,
 }
+
+/// What happens while a device trains: at its question whether the round is still open, before it is answered.
+pub(crate) type Meanwhile = Box<dyn FnOnce() -> Result<(), Status> + Send>;
 
 #[derive(Default)]
 struct State {
     configuration: Vec<u8>,
     state: Vec<u8>,
     fates: VecDeque<Fate>,
+    configured: u32,
+    meanwhile: Option<Meanwhile>,
 }
 
 #[derive(Clone)]
@@ -64,7 +71,13 @@ impl Rounds for Service {
     type ConfigureStream = Parts;
 
     async fn configure(&self, _: Request<ConfigureRequest>) -> Result<Response<Parts>, Status> {
-        let shared = self.shared.lock().unwrap();
+        let mut shared = self.shared.lock().unwrap();
+        shared.configured += 1;
+        if shared.configured == 2
+            && let Some(meanwhile) = shared.meanwhile.take()
+        {
+            meanwhile()?;
+        }
         let parts = [
             configure_response::Part::Configuration(shared.configuration.clone()),
             configure_response::Part::StateChunk(shared.state.clone()),
@@ -94,6 +107,12 @@ impl Rounds for Service {
         match fate {
             Some(Fate::Lost) => return Err(Status::unavailable("the trainer died")),
             Some(Fate::Silence) => std::future::pending::<()>().await,
+            Some(Fate::Confused) => {
+                return Ok(Response::new(ContributeResponse {
+                    sha256: vec![0; 32],
+                    repeated: false,
+                }));
+            }
             None => {}
         }
         Ok(Response::new(ContributeResponse {
@@ -133,6 +152,11 @@ impl Trainer {
     /// What becomes of the next answers; those after them arrive.
     pub(crate) fn fates(&self, fates: &[Fate]) {
         self.shared.lock().unwrap().fates.extend(fates);
+    }
+
+    /// What happens while the device trains.
+    pub(crate) fn meanwhile(&self, happens: Meanwhile) {
+        self.shared.lock().unwrap().meanwhile = Some(happens);
     }
 
     /// Digest of the next contribution that arrives.

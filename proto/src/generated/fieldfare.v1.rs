@@ -350,6 +350,8 @@ pub struct IneligibleDevice {
     pub device_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Requirements {
@@ -4304,6 +4306,9 @@ pub struct ApplyDeploymentRequest {
     /// When set, the deployment must be at this generation.
     #[prost(message, optional, tag = "3")]
     pub expected: ::core::option::Option<Generation>,
+    /// Try again where the rollout of this very specification went back or was aborted; otherwise saying it again changes nothing.
+    #[prost(bool, tag = "4")]
+    pub retry: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Deployment {

@@ -149,9 +149,11 @@ fn explained(deployment: &DeploymentExplanation) -> String {
             ]
         }),
     );
-    let target = match deployment.target_variant.as_str() {
-        "" => "no variant fits".to_owned(),
-        variant => format!("{} {variant}", deployment.target_manifest),
+    let target = match (deployment.target_manifest.as_str(), deployment.target_variant.as_str()) {
+        // The device is not in the deployment, or its first rollout went back.
+        ("", _) => return format!("{}: {}", deployment.deployment, deployment.summary),
+        (manifest, "") => format!("{manifest}, of which no variant fits"),
+        (manifest, variant) => format!("{manifest} {variant}"),
     };
     let mut text = format!(
         "{}: {}\ntarget: {target}\n{variants}",

@@ -78,6 +78,7 @@ impl From<v1::VariantEvaluation> for Evaluation {
 #[derive(Serialize)]
 struct IneligibleView {
     device_id: String,
+    name: String,
     reason: String,
 }
 
@@ -110,6 +111,7 @@ impl View {
         };
         let ineligible = |device: v1::IneligibleDevice| IneligibleView {
             device_id: device.device_id,
+            name: device.name,
             reason: device.reason,
         };
         Self {
@@ -160,7 +162,7 @@ impl View {
         parts.extend(
             self.ineligible
                 .iter()
-                .map(|device| format!("not invited: {}: {}", device.device_id, device.reason)),
+                .map(|device| format!("not invited: {}: {}", device.name, device.reason)),
         );
         parts.join("\n")
     }

@@ -49,6 +49,7 @@ impl InstallState {
             switched_at: None,
             crashes: Vec::new(),
             assignment: Generation::ZERO,
+            assigned: None,
             failed: Vec::new(),
             obstacle: None,
         }
@@ -113,12 +114,18 @@ impl InstallState {
                 known: self.assignment,
             });
         }
-        // Only a full disk is looked at again under the same assignment: everything else has been answered.
-        let repeated = generation == self.assignment && generation != Generation::ZERO;
+        // Only a full disk is looked at again under the same assignment: everything else has been answered. Another variant under
+        // it is what a device whose profile has changed gets.
+        let known = self
+            .assigned
+            .as_ref()
+            .is_some_and(|known| known.same_bytes(&told.install));
+        let repeated = generation == self.assignment && generation != Generation::ZERO && known;
         if repeated && !matches!(self.obstacle, Some(Obstacle::DiskTooSmall { .. })) {
             return Ok(());
         }
         self.assignment = generation;
+        self.assigned = Some(told.install.clone());
         if let Some(active) = self.active.as_mut().filter(|active| active.same_bytes(&told.install)) {
             active.assignment = generation;
             self.obstacle = None;
@@ -192,6 +199,7 @@ impl InstallState {
             });
         }
         self.assignment = told;
+        self.assigned = None;
         self.drop_candidate(None, actions);
         if obstacle.is_none() && (self.active.is_some() || self.previous.is_some()) {
             actions.push(Action::StopServing);

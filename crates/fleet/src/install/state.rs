@@ -132,6 +132,9 @@ pub struct InstallState {
     pub crashes: Vec<Timestamp>,
     /// Newest assignment seen.
     pub assignment: Generation,
+    /// What it names.
+    #[serde(default)]
+    pub assigned: Option<Installed>,
     /// Releases that failed here, the oldest first.
     pub failed: Vec<FailedRelease>,
     /// Why the newest assignment cannot be reached, if it cannot.

@@ -112,6 +112,27 @@ fn a_release_goes_through_every_step_and_the_previous_one_is_kept() {
 }
 
 #[test]
+fn another_variant_under_the_same_assignment_is_installed() {
+    let mut state = running_one();
+    let Event::Assigned {
+        mut assignment,
+        disk_free,
+    } = assigned(1, 1)
+    else {
+        unreachable!("that is what it makes")
+    };
+    assignment.install.variant = VariantName::new("q8-0").unwrap();
+    let other = assignment.install.clone();
+    tell(&mut state, 300, Event::Assigned { assignment, disk_free });
+    settle(&mut state, 301);
+    assert_eq!(state.active, Some(other));
+    // And back, should the profile change again.
+    tell(&mut state, 400, assigned(1, 1));
+    settle(&mut state, 401);
+    assert_eq!(state.active, Some(install(1, 1)));
+}
+
+#[test]
 fn a_crash_loop_in_the_confirm_window_reverts_and_is_not_tried_again_under_the_same_assignment() {
     let mut state = running_one();
     tell(&mut state, 300, assigned(2, 2));

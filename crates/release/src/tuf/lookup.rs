@@ -224,9 +224,9 @@ impl VerifiedRepository {
     }
 }
 
-/// A target without a SHA-256 digest cannot be checked, so it is as good as not listed.
+/// A target without a SHA-256 digest cannot be checked, so it is as good as not listed; one that was taken back is not, either.
 fn listed_target(target: &Target, role: &str) -> Lookup {
-    match target.hashes.sha256 {
+    match target.hashes.sha256.filter(|_| !target.is_withdrawn()) {
         Some(sha256) => Lookup::Listed(ListedTarget {
             length: target.length,
             sha256,

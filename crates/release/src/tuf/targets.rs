@@ -31,6 +31,9 @@ pub struct Targets {
 
 payload!(Targets, Targets);
 
+/// Custom field of a target that was taken back.
+const WITHDRAWN: &str = "withdrawn";
+
 /// The bytes of a target.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Target {
@@ -59,6 +62,19 @@ impl Target {
             custom: Map::new(),
             extra: Extra::new(),
         }
+    }
+
+    /// What stands in place of a target that a delegated role lists and that the delegator has taken back. No bytes of any release
+    /// have this length, so that every TUF client refuses them.
+    pub fn withdrawn() -> Self {
+        let mut target = Self::new(0, Sha256Digest::of(b""));
+        target.custom.insert(WITHDRAWN.to_owned(), Value::Bool(true));
+        target
+    }
+
+    /// Whether this stands in place of a target that was taken back.
+    pub fn is_withdrawn(&self) -> bool {
+        self.custom.get(WITHDRAWN) == Some(&Value::Bool(true))
     }
 }
 
@@ -165,9 +181,16 @@ impl Targets {
         self.targets.insert(name.as_str().to_owned(), target);
     }
 
-    /// Stops listing a target. Says whether it was listed.
+    /// Takes a target back: stops listing it or, where only a delegated role may list it, lists in its place what no bytes can be,
+    /// since a role's own list comes before its delegations. Says whether that changed anything.
     pub fn withdraw(&mut self, name: &TargetName) -> bool {
-        self.targets.remove(name.as_str()).is_some()
+        let name = name.as_str();
+        if self.targets.get(name).is_some_and(|listed| !listed.is_withdrawn()) {
+            return self.targets.remove(name).is_some();
+        }
+        let mut roles = self.delegations.iter().flat_map(|delegations| &delegations.roles);
+        let delegated = roles.any(|role| role.may_list(name));
+        delegated && self.targets.insert(name.to_owned(), Target::withdrawn()).is_none()
     }
 
     /// Lets a trainer list the adapter releases of a model, `adapter.MODEL.*`, and nothing else. An earlier

@@ -140,6 +140,23 @@ fn a_withdrawn_release_is_listed_no_more() {
 }
 
 #[test]
+fn a_release_of_a_delegated_role_is_taken_back_by_its_delegator() {
+    let mut world = World::new();
+    let mut next = world.repository.targets().unwrap().payload().next(NOW.plus(DAY));
+    assert!(next.withdraw(&name(ADAPTER)));
+    assert!(!next.withdraw(&name(ADAPTER)), "once is enough");
+    assert!(!next.withdraw(&name("orchard.r7.release.json")), "nobody lists that");
+    world
+        .repository
+        .accept_targets(sign(next, &[&world.keys.targets]).bytes())
+        .unwrap();
+    world.publish(NOW);
+    let mut verified = update(world.enrolled(), &world.mirror, NOW).unwrap();
+    let (listed, asked) = look_up(&mut verified, &world.mirror, ADAPTER).unwrap();
+    assert_eq!((listed, asked), (None, vec![]), "the delegated role is not even asked");
+}
+
+#[test]
 fn a_trainers_stolen_key_is_replaced() {
     let mut world = World::new();
     let (state, fresh) = (world.current(), key());
