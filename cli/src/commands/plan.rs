@@ -202,6 +202,15 @@ fn obstacle(family: &str) -> Option<String> {
     (!runs).then_some(why)
 }
 
+/// Why an import could not build variants from a file, if so.
+fn unread(gguf: &Gguf) -> Option<String> {
+    let tensor = gguf.tensors.iter().find(|tensor| !tensor.tensor_type.is_computable())?;
+    let (name, kind) = (&tensor.name, tensor.tensor_type);
+    Some(format!(
+        "its tensor {name} has the format {kind}, which this build does not read: import the model from F16, Q8_0 or a K-quant; these are the sizes and speeds that its variants would have"
+    ))
+}
+
 fn profiles(named: &[String], model_memory: Option<ByteSize>) -> Result<Vec<CapabilityProfile>> {
     let mut profiles = match named {
         [] => reference_profiles(),
@@ -289,7 +298,7 @@ fn of_file(path: &Path) -> Result<SizedModel> {
     let source = path.display().to_string();
     Ok(SizedModel {
         architecture: architecture(&config, &gguf).with_context(|| format!("{source} holds no usable model"))?,
-        obstacle: obstacle(config.architecture.name()),
+        obstacle: obstacle(config.architecture.name()).or_else(|| unread(&gguf)),
         name,
         source,
     })

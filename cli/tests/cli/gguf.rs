@@ -79,6 +79,22 @@ async fn metadata_that_no_decoder_has_or_that_its_tensors_belie_are_refused() {
 }
 
 #[tokio::test]
+async fn a_plan_says_what_an_import_could_not_read() {
+    const F16: u32 = 1;
+    const IQ4_NL: u32 = 20;
+    let home = Home::new();
+    let mut patched = std::fs::read(MODEL_FILE).unwrap();
+    let name = b"blk.0.attn_q.weight";
+    let at = patched.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    // A name is followed by the number of dimensions, two of them, and the type.
+    let at = at + name.len() + 4 + 2 * 8;
+    assert_eq!(patched[at..at + 4], F16.to_le_bytes());
+    patched[at..at + 4].copy_from_slice(&IQ4_NL.to_le_bytes());
+    let plan = home.ok(&format!("plan {}", home.write("iq4.gguf", &patched))).await;
+    assert!(plan.contains("blk.0.attn_q.weight has the format IQ4_NL"), "{plan}");
+}
+
+#[tokio::test]
 async fn a_hostile_file_is_refused_by_name_and_costs_nothing() {
     let home = Home::new();
     let all = u64::MAX.to_le_bytes();

@@ -178,10 +178,9 @@ fn next_rollout(
         .as_ref()
         .is_some_and(|state| matches!(state.phase, Phase::RolledBack { .. } | Phase::Aborted { .. }));
     if before.is_some_and(same) && !went_back {
-        let policy = before.map(|before| &before.policy);
         return match last.filter(|state| !state.phase.is_over()) {
-            Some(state) if policy != Some(&spec.policy) => Err(Refusal::Unready(format!(
-                "the rollout of {} to {name} is {} under the policy that it began with: wait for its end or abort it",
+            Some(state) if before != Some(spec) => Err(Refusal::Unready(format!(
+                "the rollout of {} to {name} is {} with the policy and the devices that it began with: wait for its end or abort it",
                 state.release,
                 state.phase.name()
             ))),

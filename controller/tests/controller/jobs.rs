@@ -1,13 +1,13 @@
 //! Jobs: one claim at a time, fenced; rounds are opened and closed once.
 
-use fieldfare_controller_peers::device::{Session, hello, obedient};
-use fieldfare_controller_peers::release::{MODEL, Signer, release, upload};
+use fieldfare_controller_peers::device::{Obedient, Session, hello, obedient, profile};
+use fieldfare_controller_peers::release::{MODEL, Signer, release, release_of, upload};
 use fieldfare_controller_peers::trainer::{self, claimed, finish, trainer};
 use fieldfare_controller_peers::{Fleet, PATIENCE, refusal};
 use fieldfare_fleet::JobName;
 use fieldfare_proto::v1::{
     AcceptedContribution, CheckpointRequest, ClaimRecord, CloseRoundRequest, EvaluationGate, FederatedCheckpoint,
-    FederatedJobSpec, Fence, GetJobRequest, ImportCheckpoint, ImportModelRequest, ImportSpec, ImportStage, Job,
+    FederatedJobSpec, Fence, GetJobRequest, Hello, ImportCheckpoint, ImportModelRequest, ImportSpec, ImportStage, Job,
     JobRefused, JobStage, JobSucceeded, OpenRoundRequest, ProposeReleaseRequest, RefusalReason, RenewClaimRequest,
     RoundConfiguration, RoundRef, RoundSummary, RoundTicket, StartJobRequest, TokenRole, UploadedArtifact,
     WatchRoundRequest, WorkCheckpoint, claim, finish_request, import_spec, round_event, work_checkpoint,
@@ -223,6 +223,38 @@ pub(crate) async fn federated(fleet: &Fleet) -> FederatedJobSpec {
         gate: Some(EvaluationGate::default()),
         ..FederatedJobSpec::default()
     }
+}
+
+#[tokio::test]
+async fn a_job_is_told_every_variant_in_use() {
+    let fleet = Fleet::start().await;
+    let mut signer = Signer::new(&fleet);
+    signer.install_root(&fleet).await;
+    let two = release_of(MODEL, 1, &[("q8-0", 64 << 20, 1.5), ("f16", 128 << 20, 1.4)]);
+    signer.publish(&fleet, &two).await.unwrap();
+    signer.delegate(&fleet).await;
+    obedient(&fleet, "north", 0).await;
+    let small = fleet.join(TokenRole::Device, "south").await;
+    let hello = Hello {
+        profile: Some(profile("raspberry-pi-5", 160 << 20)),
+        ..hello("south")
+    };
+    Obedient::default().run_refusing(&fleet, &small, hello, None).await;
+    apply(&fleet, spec(1)).await.unwrap();
+    outcome(&fleet).await;
+    let spec = Some(federated(&fleet).await);
+    fleet
+        .operator()
+        .await
+        .start_job(StartJobRequest { spec })
+        .await
+        .unwrap();
+    let mut kiln = trainer(&fleet, "kiln").await;
+    let Some(claim::Work::Federated(work)) = claimed(&mut kiln).await.unwrap().work else {
+        panic!("a federated job")
+    };
+    assert_eq!(work.variants_in_use, ["f16", "q8-0"]);
+    fleet.stop().await;
 }
 
 /// A third device, whose session the test holds in its hands.

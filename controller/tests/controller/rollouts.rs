@@ -75,8 +75,12 @@ async fn apply_as(fleet: &Fleet, name: &str, spec: DeploymentSpec, retry: bool) 
 
 /// Watches to the end.
 pub(crate) async fn outcome(fleet: &Fleet) -> RolloutStatus {
+    outcome_of(fleet, DEPLOYMENT).await
+}
+
+async fn outcome_of(fleet: &Fleet, deployment: &str) -> RolloutStatus {
     let request = GetRolloutRequest {
-        deployment: DEPLOYMENT.into(),
+        deployment: deployment.into(),
     };
     let mut watch = fleet
         .operator()
@@ -220,6 +224,7 @@ async fn a_device_is_in_one_deployment() {
     };
     apply(&fleet, south).await.unwrap();
     apply_as(&fleet, "alpha", north, false).await.unwrap();
+    assert_eq!(outcome_of(&fleet, "alpha").await.phase(), RolloutPhase::Completed);
     // A device that comes later with the labels of both is in the first by name, and `explain` says so of the other.
     let wide = DeploymentSpec {
         selector: "site in (south,west)".into(),
@@ -335,7 +340,7 @@ async fn a_paused_rollout_waits_and_an_aborted_one_ends() {
     );
     let (code, text) = refusal(apply(&fleet, spec(2)).await);
     assert!(
-        code == Code::FailedPrecondition && text.contains("policy that it began with"),
+        code == Code::FailedPrecondition && text.contains("that it began with"),
         "{code:?} {text}"
     );
     let start = StartJobRequest {

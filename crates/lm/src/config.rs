@@ -165,6 +165,11 @@ impl DecoderConfig {
             metadata: &gguf.metadata,
             prefix: architecture.name(),
         };
+        if let Some(experts) = keys.optional_size("expert_count", limits::MAX_DIMENSION)? {
+            let problem =
+                format!("it is {experts}, and mixtures of experts are neither sized nor computed by this version");
+            return Err(keys.invalid("expert_count", problem));
+        }
         let width = keys.size("embedding_length", limits::MAX_DIMENSION)?;
         let heads = keys.size("attention.head_count", limits::MAX_HEADS)?;
         let kv_heads = keys.size_or("attention.head_count_kv", limits::MAX_HEADS, heads)?;
@@ -425,6 +430,7 @@ pub(crate) mod tests {
                 "embedding_length is 18446744073709551615",
             ),
             ("llama.embedding_length", Value::U32(4095), "do not make the width 4095"),
+            ("llama.expert_count", Value::U32(8), "expert_count: it is 8"),
             (
                 "llama.block_count",
                 Value::U32(5000),

@@ -87,6 +87,28 @@ fn what_was_learnt_from_examples_that_were_taken_back_is_not_paid_for() {
 }
 
 #[test]
+fn a_round_whose_bytes_are_lost_is_not_answered_with_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("private.redb");
+    let offered = Offered {
+        configuration: CONFIGURATION,
+        removals: 0,
+        bytes: b"x",
+    };
+    let pay = |store: &PrivateStore| store.pay(&key("gain", 1, 1), mechanism(1.0), budgets(8.0, 8.0), 5, offered);
+    pay(&PrivateStore::open(&path).unwrap()).unwrap();
+    let table: redb::TableDefinition<'_, &str, (&str, &[u8])> = redb::TableDefinition::new("contributions");
+    let database = redb::Database::open(&path).unwrap();
+    let writing = database.begin_write().unwrap();
+    writing.open_table(table).unwrap().retain(|_, _| false).unwrap();
+    writing.commit().unwrap();
+    drop(database);
+    let store = PrivateStore::open(&path).unwrap();
+    assert!(matches!(pay(&store), Err(PayError::BytesLost)));
+    assert_eq!(store.spending(budgets(8.0, 8.0).device.delta()).unwrap().charges, 1);
+}
+
+#[test]
 fn a_second_agent_cannot_open_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("private.redb");

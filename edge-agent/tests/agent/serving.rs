@@ -4,7 +4,7 @@ use fieldfare_agent::example::Example;
 use fieldfare_agent::serving::protocol::{Blame, Finish, Load, Options, Prompt};
 use fieldfare_agent::serving::{Engine, Piece, RequestError, StartError};
 
-use crate::{binary, stories};
+use crate::{binary, script, stories};
 
 fn load(weights: std::path::PathBuf) -> Load {
     Load {
@@ -124,6 +124,26 @@ async fn a_killed_process_fails_its_requests_and_says_how_it_ended() {
         }
     };
     assert!(matches!(end, Err(RequestError::Gone)));
+}
+
+/// The process sees what it is told after a request: it ends with 7 where that is to give the request up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_ends_its_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = script(
+        folder.path(),
+        "echo '{\"is\":\"hello\",\"protocol\":1}'\nread -r load\necho '{\"is\":\"loaded\",\"context\":64}'\nread -r asked\n\
+         read -r next\ncase $next in *cancel*) exit 7;; *) exit 1;; esac",
+    );
+    let engine = Engine::start(&child, load(folder.path().join("none.gguf")))
+        .await
+        .unwrap();
+    let request = engine
+        .generate(Prompt::Text("Once".into()), Options::greedy(400))
+        .unwrap();
+    drop(request);
+    let ended = engine.ended().await;
+    assert!(ended.contains("exit status: 7"), "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

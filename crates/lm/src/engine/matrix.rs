@@ -204,3 +204,21 @@ pub(crate) fn dequantise(mapping: &Arc<Mapping>, range: Range<usize>, tensor_typ
         Some(elements)
     }, None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_formats_that_are_said_to_be_computable_have_kernels() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("zeroes");
+        std::fs::write(&path, [0; 4096]).unwrap();
+        let mapping = Arc::new(Mapping::open(&path).unwrap());
+        for kind in (0..64).filter_map(TensorType::from_id) {
+            let bytes = usize::try_from(kind.bytes(512).unwrap()).unwrap();
+            let made = Matrix::new(&mapping, 0..bytes, kind, 512, 1).is_some();
+            assert_eq!(made, kind.is_computable(), "{kind}");
+        }
+    }
+}

@@ -106,6 +106,15 @@ impl TensorType {
         self.layout().3
     }
 
+    /// Whether the engine of this build computes with it.
+    pub fn is_computable(self) -> bool {
+        use TensorType::*;
+        matches!(
+            self,
+            F32 | F16 | BF16 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2_K | Q3_K | Q4_K | Q5_K | Q6_K
+        )
+    }
+
     /// GGML's name, such as `Q4_0`.
     pub fn name(self) -> &'static str {
         self.layout().4
