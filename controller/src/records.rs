@@ -160,8 +160,12 @@ impl Change<'_> {
 
     /// Does it. False when something that it read has changed: the caller begins anew.
     pub async fn commit(self) -> Result<bool, Refusal> {
+        fieldfare_crash::point("controller.commit.before");
         match self.records.store.commit(self.commit).await? {
-            Outcome::Committed(_) => Ok(true),
+            Outcome::Committed(_) => {
+                fieldfare_crash::point("controller.commit.after");
+                Ok(true)
+            }
             Outcome::Refused(Condition::LeaseLive(lease)) => Err(Refusal::Stale(format!("lease {lease} has ended"))),
             Outcome::Refused(_) => Ok(false),
         }

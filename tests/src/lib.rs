@@ -3,3 +3,4 @@
 pub mod binaries;
 pub mod data;
 pub mod quickstart;
+pub mod supervised;

@@ -118,6 +118,7 @@ pub(super) async fn open(
                 let (deployment, needs) = cohort::needs(&records, spec, release, request.training_memory_bytes)?;
                 cohort::pick(plane, &records, &deployment, &needs, &round, (spec.cohort, spec.seed))
             };
+            fieldfare_crash::point("controller.round.picked");
             status.ineligible.clone_from(&picked.ineligible);
             held.put_status(&mut change, &mut status);
             if (picked.invited.len() as u64) < u64::from(spec.quorum) {
@@ -281,6 +282,7 @@ pub(super) async fn close(held: &HeldClaim, plane: &ControlPlane, request: Close
             accepted,
         };
         let digest = plane.releases.blobs().put(set.encode_to_vec()).await?;
+        fieldfare_crash::point("controller.round.accepted-set-written");
         if !record.accepted_sha256.is_empty() {
             let same = record.accepted_sha256 == digest.as_bytes();
             let refusal = || Refusal::Exists {

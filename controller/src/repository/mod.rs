@@ -237,12 +237,14 @@ impl ReleaseRepository {
         for PublishedFile { name, bytes } in repository.files() {
             let length_bytes = bytes.len() as u64;
             let sha256 = self.blobs.put(bytes).await?.as_bytes().to_vec();
+            fieldfare_crash::point("controller.repository.file-written");
             pointer.current.push(v1::MetadataFile {
                 name,
                 sha256,
                 length_bytes,
             });
         }
+        fieldfare_crash::point("controller.repository.written");
         let superseded = |file: &v1::MetadataFile| {
             file.name != "timestamp.json" && pointer.current.iter().all(|current| current.name != file.name)
         };

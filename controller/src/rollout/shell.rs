@@ -218,8 +218,12 @@ impl Shell {
         next.handle(now, event, &mut actions)
             .map_err(|refused| Refusal::Unready(refused.to_string()))?;
         if next.state() != live.rollout.state() {
+            fieldfare_crash::point("controller.rollout.decided");
             match persist(&self.plane, name, &live.record, &next).await {
-                Ok(record) => live.record = record,
+                Ok(record) => {
+                    fieldfare_crash::point("controller.rollout.persisted");
+                    live.record = record;
+                }
                 Err(error) => {
                     // What is in the store counts; begin again from there.
                     self.live.remove(name);

@@ -52,6 +52,7 @@ impl RemoteRepository {
         let place = shelf.artifact(&artifact.sha256);
         let name = artifact.target.to_string();
         std::fs::rename(&part, &place).map_err(|source| RepositoryError::Write { name, source })?;
+        fieldfare_crash::point("agent.install.artifact-fetched");
         Ok(files::sync_folder(&self.folder.blobs())?)
     }
 

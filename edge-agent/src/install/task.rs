@@ -265,6 +265,7 @@ impl Installer {
                 if let Some(evidence) = self.processes.switch() {
                     self.kept.evidence = evidence;
                 }
+                fieldfare_crash::point("agent.install.switched");
                 Event::Done { assignment, stage }
             }
             StepEnd::Done => Event::Done { assignment, stage },
@@ -358,7 +359,9 @@ impl Installer {
             tracing::debug!(error = process::chain(&refused), "an event changed nothing");
             return Ok(());
         }
+        fieldfare_crash::point("agent.install.decided");
         self.kept.save(&self.parts.folder)?;
+        fieldfare_crash::point("agent.install.persisted");
         for action in actions {
             self.act(action)?;
         }

@@ -58,6 +58,8 @@ impl TrustTurn<'_> {
 
     /// Keeps what is trusted now: learnt from what [`Self::read`] gave in this same turn.
     pub(super) fn keep(&self, state: &TrustedState) -> Result<(), FileError> {
-        files::replace(self.path, &state.to_bytes())
+        files::replace(self.path, &state.to_bytes())?;
+        fieldfare_crash::point("agent.trust.persisted");
+        Ok(())
     }
 }

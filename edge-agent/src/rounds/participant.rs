@@ -158,8 +158,12 @@ impl Participant {
             Some(_) => return Err(PayError::OtherConfiguration.into()),
             None => self.train_and_pay(trainer, round, &key).await?,
         };
+        fieldfare_crash::point("agent.round.paid");
         trainer.contribute(paid.configuration, &paid.bytes).await?;
-        self.on_store(move |store| store.acknowledge(&key)).await
+        fieldfare_crash::point("agent.round.uploaded");
+        self.on_store(move |store| store.acknowledge(&key)).await?;
+        fieldfare_crash::point("agent.round.acknowledged");
+        Ok(())
     }
 
     async fn train_and_pay(&self, trainer: &Trainer, round: &RoundId, key: &RoundKey) -> Result<Contribution, Refusal> {
@@ -183,6 +187,7 @@ impl Participant {
         let bytes = train(&self.binary, &order)
             .await
             .map_err(|error| Refusal::failed(&error))?;
+        fieldfare_crash::point("agent.round.trained");
         // A round that was cancelled or given up meanwhile would take the payment and give nothing for it.
         trainer.confirm().await?;
         // The owner may have changed their mind, too.

@@ -162,6 +162,7 @@ impl<'a> Drive<'a> {
                     bytes,
                 };
                 let decided = self.decide(event);
+                fieldfare_crash::point("trainer.contribution.decided");
                 tracing::info!(%device, %contribution, decided = ?decided.as_ref().map_err(ToString::to_string), "a contribution");
                 // A device that hung up asks again, and gets the same answer.
                 let _ = answer.send(decided);
@@ -219,6 +220,7 @@ impl<'a> Drive<'a> {
         self.job.checkpoint(self.checkpoint.clone()).await?;
         let attempted = self.attempted.insert(Attempted::open(self.job, round, &self.state)?);
         let (configuration, id) = (attempted.configuration.to_vec(), attempted.id.clone());
+        fieldfare_crash::point("trainer.attempt.configured");
         let cohort = loop {
             let answer = self
                 .job
@@ -247,6 +249,7 @@ impl<'a> Drive<'a> {
             tokio::time::sleep(SELECT_INTERVAL).await;
         };
         tracing::info!(round = %id, cohort = cohort.len(), "the round is open");
+        fieldfare_crash::point("trainer.attempt.opened");
         // The controller chose: the round is as large as what it chose, and ends early when all of it has answered.
         let chosen = (cohort.len() as u32).max(self.machine.spec.quorum);
         (self.machine.spec.cohort, self.machine.spec.enough) = (chosen, chosen);
@@ -316,6 +319,7 @@ impl<'a> Drive<'a> {
         let round = attempted.id.clone();
         match computed {
             Computed::Mean(Ok(mean)) if mean.len() == self.state.len() => {
+                fieldfare_crash::point("trainer.round.summed");
                 attempted.candidate = self.state.iter().zip(&mean).map(|(state, mean)| state + mean).collect();
                 self.tell(Event::Aggregated { round });
             }
@@ -354,6 +358,7 @@ impl<'a> Drive<'a> {
             .artifacts
             .store(bench::encode(&attempted.candidate))
             .await?;
+        fieldfare_crash::point("trainer.round.stored");
         let summary = self.summary(&attempted);
         let checkpoint = FederatedCheckpoint {
             committed_round: attempted.id.round.0,
@@ -374,6 +379,7 @@ impl<'a> Drive<'a> {
             checkpoint: Some(checkpoint.clone()),
         };
         self.job.gateway.close_round(request).await?;
+        fieldfare_crash::point("trainer.round.closed");
         tracing::info!(
             round = %attempted.id,
             accepted = summary.accepted,

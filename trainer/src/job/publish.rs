@@ -59,6 +59,7 @@ pub(super) async fn publish(
     job.workshop.artifacts.store(manifest.clone()).await?;
     let now = unix_seconds(job.workshop.time.now());
     let delegated_targets = sign(job.workshop, listed, now, &[(&target, &manifest)], &made.artifact)?;
+    fieldfare_crash::point("trainer.release.signed");
     let manifest_target = target.to_string();
     let request = PublishReleaseRequest {
         fence: None,
@@ -67,6 +68,7 @@ pub(super) async fn publish(
         delegated_targets,
     };
     job.gateway.publish_release(request).await?;
+    fieldfare_crash::point("trainer.release.published");
     tracing::info!(%target, "published");
     Ok(manifest_target)
 }

@@ -148,7 +148,7 @@ impl RoundsService {
             let (store, kept) = (store.clone(), bytes);
             let put = tokio::task::spawn_blocking(move || store.put(&device, &kept)).await;
             match put.map_err(|_| TurnedAway::NoRound)?? {
-                Put::Stored | Put::Repeated => {}
+                Put::Stored | Put::Repeated => fieldfare_crash::point("trainer.contribution.stored"),
                 Put::Conflicts(kept) => return Err(Refused::Conflicting { device, kept }.into()),
             }
         }

@@ -1,0 +1,121 @@
+//! What must hold after any number of deaths.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::MODEL;
+use crate::fleet::{BUDGET, DEVICES, EXAMPLES, Fleet};
+
+/// How long devices may take to be where they should be when nobody dies any more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the fleet has said so far, and may not take back.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Attempts at rounds, over all jobs: each is one payment of a device at most.
+    attempts: u64,
+    /// Accepted contributions that each release was made of.
+    releases: BTreeMap<String, u64>,
+    /// Payments that each device admitted.
+    paid: BTreeMap<String, u64>,
+}
+
+fn whole(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+impl Told {
+    /// Takes note of a job that has ended; the release that it made.
+    pub(crate) fn note_job(&mut self, job: &Value) -> String {
+        assert_eq!(job["stage"], "succeeded", "{job:#}");
+        let rounds = job["rounds"].as_array().unwrap();
+        assert_eq!(rounds.len(), 1, "{job:#}");
+        let (accepted, cohort) = (whole(&rounds[0]["accepted"]), whole(&rounds[0]["cohort"]));
+        assert!(2 <= accepted && accepted <= cohort && cohort <= 3, "{job:#}");
+        self.attempts += whole(&rounds[0]["attempt"]);
+        let release = job["manifest_target"].as_str().unwrap().to_owned();
+        let before = self.releases.insert(release.clone(), accepted);
+        assert_eq!(before, None, "a release is made once");
+        release
+    }
+
+    /// Checks everything; the devices run this release, or soon do.
+    pub(crate) fn check(&mut self, fleet: &Fleet, running: &str) {
+        // Promise 4: what was acknowledged is there.
+        let releases = fleet.json(&["release", "list"]);
+        for release in self.releases.keys() {
+            let found = releases
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|known| known["manifest_target"] == **release);
+            assert!(
+                found.is_some_and(|known| known["standing"] == "published"),
+                "{release} in {releases:#}"
+            );
+        }
+        // Promise 1: what the repository lists is what the signatures say, and what devices run.
+        let verified = fleet.json(&["release", "verify", running]);
+        assert_eq!(verified["manifest_target"], running, "{verified:#}");
+        let shown = fleet.json(&["release", "show", running]);
+        for name in DEVICES {
+            self.check_device(fleet, name, running, &shown);
+        }
+    }
+
+    fn check_device(&mut self, fleet: &Fleet, name: &str, running: &str, shown: &Value) {
+        let status = settled(fleet, name, running);
+        assert_eq!(
+            status["serving"]["manifest_sha256"], shown["manifest_sha256"],
+            "{name}: {status:#}\n{shown:#}"
+        );
+        // Promise 6: it answers.
+        let question = format!("{{\"model\": \"{MODEL}\", \"prompt\": \"soil\", \"max_tokens\": 2}}");
+        let answer = fleet.api(name, "POST", "/v1/completions", "application/json", &question);
+        assert_eq!(answer["fieldfare"]["manifest"], running, "{answer:#}");
+        // Promise 4: the examples are there.
+        assert_eq!(
+            whole(&status["training"]["examples"]),
+            EXAMPLES as u64,
+            "{name}: {status:#}"
+        );
+        // Promise 2: an attempt is paid for once, what was paid stays paid, and the budget holds.
+        let spent = &status["training"]["spent"];
+        let paid = whole(&spent["contributions"]);
+        assert!(
+            paid <= self.attempts,
+            "{name} paid {paid} times for {} attempts: {status:#}",
+            self.attempts
+        );
+        let before = self.paid.insert(name.to_owned(), paid).unwrap_or_default();
+        assert!(before <= paid, "{name} had paid {before} times, and now {paid}");
+        assert!(spent["epsilon"].as_f64().unwrap() <= BUDGET, "{name}: {status:#}");
+        if name == DEVICES[DEVICES.len() - 1] {
+            let (accepted, paid) = (self.releases.values().sum::<u64>(), self.paid.values().sum::<u64>());
+            assert!(
+                accepted <= paid,
+                "{accepted} contributions were accepted, and {paid} paid for"
+            );
+        }
+    }
+}
+
+/// The status of a device that serves a release and has nothing left to do.
+fn settled(fleet: &Fleet, name: &str, running: &str) -> Value {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let status = fleet.api(name, "GET", "/fieldfare/v1/status", "application/json", "");
+        let converged = status["installation"][0]["progress"]["state"] == "converged";
+        if converged && status["serving"]["manifest"] == running {
+            return status;
+        }
+        assert!(
+            Instant::now() < until,
+            "{name} does not run {running}: {status:#}\n{}",
+            fleet.logs()
+        );
+        fleet.supervisor.pause();
+    }
+}

@@ -1,0 +1,316 @@
+//! Processes that are killed and started again.
+//!
+//! Each process has a keeper: a thread that starts it, waits for its end, and starts it again, with the next fault that it
+//! is to die of. Whoever waits for something waits on one condition, which every start, readiness and end signals.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+/// How long a process may take from its start to its line `ready`.
+const READY: Duration = Duration::from_secs(60);
+
+/// What a process dies of: variables of its environment, and words for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// Variables for the process.
+    pub variables: Vec<(String, String)>,
+    /// What they mean.
+    pub words: String,
+}
+
+/// Chooses what the n-th life of a process ends with.
+pub type Choice = Arc<dyn Fn(&str, u64) -> Fault + Send + Sync>;
+
+/// A process to keep.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Its name among its siblings.
+    pub name: String,
+    /// Its binary.
+    pub binary: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Where its log goes.
+    pub log: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct Life {
+    pid: Option<u32>,
+    ready: bool,
+    number: u64,
+    /// Deaths that are still to come.
+    allowance: u32,
+    /// Whether the present life was given a fault.
+    armed: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lives: BTreeMap<String, Life>,
+    /// What each death was to be of.
+    deaths: Vec<(String, String)>,
+    /// Ends that nobody planned.
+    accidents: Vec<String>,
+    stopping: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    news: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.news.notify_all();
+    }
+}
+
+/// The processes of a fleet.
+pub struct Supervisor {
+    shared: Arc<Shared>,
+    choice: Choice,
+    keepers: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Supervisor")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // One that has just ended needs no signal.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+impl Supervisor {
+    /// No process yet.
+    pub fn new(choice: Choice) -> Self {
+        Self {
+            shared: Arc::default(),
+            choice,
+            keepers: Vec::new(),
+        }
+    }
+
+    /// Keeps a process from now on, and waits until it is ready for the first time.
+    ///
+    /// # Panics
+    /// When it is not ready in time.
+    pub fn keep(&mut self, program: Program) {
+        let name = program.name.clone();
+        self.shared.change(|state| {
+            state.lives.insert(name.clone(), Life::default());
+        });
+        let (shared, choice) = (Arc::clone(&self.shared), Arc::clone(&self.choice));
+        self.keepers
+            .push(std::thread::spawn(move || live(&shared, &choice, &program)));
+        self.until_ready(&name);
+    }
+
+    fn wait(&self, patience: Duration, what: &str, mut holds: impl FnMut(&mut State) -> bool) {
+        let until = Instant::now() + patience;
+        let mut state = self.shared.lock();
+        while !holds(&mut state) {
+            assert!(state.accidents.is_empty(), "{}", state.accidents.join("\n"));
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{what} did not happen within {patience:?}: {state:?}");
+            state = self
+                .shared
+                .news
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits until a process says that it is ready, in whichever life.
+    ///
+    /// # Panics
+    /// When it does not, or when something ended that should not have.
+    pub fn until_ready(&self, name: &str) {
+        self.wait(READY, name, |state| {
+            state.lives.get(name).is_some_and(|life| life.ready)
+        });
+    }
+
+    /// Waits for anything to happen to any process, but not for long.
+    pub fn pause(&self) {
+        let state = self.shared.lock();
+        drop(self.shared.news.wait_timeout(state, Duration::from_millis(200)));
+    }
+
+    /// Lets every process die this often from now on, of what is chosen; those that live die at once.
+    pub fn arm(&self, deaths: u32) {
+        self.shared.change(|state| {
+            for life in state.lives.values_mut() {
+                life.allowance = deaths;
+                if let (false, Some(pid)) = (life.armed, life.pid) {
+                    life.armed = true;
+                    signal(pid, Signal::KILL);
+                }
+            }
+        });
+    }
+
+    /// No fault is to come any more: a process that still carries one is killed, and every process is ready again.
+    ///
+    /// # Panics
+    /// When one of them is not.
+    pub fn disarm(&self) {
+        self.shared.change(|state| {
+            for life in state.lives.values_mut() {
+                life.allowance = 0;
+                if let (true, Some(pid)) = (life.armed, life.pid) {
+                    signal(pid, Signal::KILL);
+                }
+            }
+        });
+        self.wait(READY, "a fleet without faults", |state| {
+            state.lives.values().all(|life| life.ready && !life.armed)
+        });
+    }
+
+    /// Every death so far: whose, and of what.
+    pub fn deaths(&self) -> Vec<(String, String)> {
+        self.shared.lock().deaths.clone()
+    }
+
+    /// Stops every process as an operator would.
+    ///
+    /// # Panics
+    /// When one of them ends otherwise than it should.
+    pub fn stop(mut self) {
+        self.end();
+        let state = self.shared.lock();
+        assert!(state.accidents.is_empty(), "{}", state.accidents.join("\n"));
+    }
+
+    fn end(&mut self) {
+        self.shared.change(|state| {
+            state.stopping = true;
+            for life in state.lives.values() {
+                if let Some(pid) = life.pid {
+                    signal(pid, Signal::TERM);
+                }
+            }
+        });
+        for keeper in self.keepers.drain(..) {
+            // A keeper that panicked has said why.
+            let _ = keeper.join();
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Starts a process again and again.
+fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
+    loop {
+        let fault = {
+            let mut state = shared.lock();
+            if state.stopping {
+                return;
+            }
+            let Some(life) = state.lives.get_mut(&program.name) else {
+                return;
+            };
+            life.number += 1;
+            life.armed = life.allowance > 0;
+            life.allowance = life.allowance.saturating_sub(1);
+            life.armed.then(|| choice(&program.name, life.number))
+        };
+        let words = fault.as_ref().map_or("kill -9".to_owned(), |fault| fault.words.clone());
+        let status = one_life(shared, program, &fault.unwrap_or_default());
+        shared.change(|state| {
+            let stopping = state.stopping;
+            let Some(life) = state.lives.get_mut(&program.name) else {
+                return;
+            };
+            let planned = life.armed;
+            (life.pid, life.ready, life.armed) = (None, false, false);
+            let killed = status.as_ref().is_ok_and(|status| status.signal() == Some(9));
+            let ended = stopping && status.as_ref().is_ok_and(ExitStatus::success);
+            match &status {
+                _ if planned && killed => state.deaths.push((program.name.clone(), words.clone())),
+                // A process that is stopped while it starts may not listen to signals yet.
+                Ok(status) if ended || (stopping && status.signal() == Some(15)) => {}
+                status => state.accidents.push(format!(
+                    "{} ended: {status:?}; see {}",
+                    program.name,
+                    program.log.display()
+                )),
+            }
+        });
+        let state = shared.lock();
+        if state.stopping || !state.accidents.is_empty() {
+            return;
+        }
+    }
+}
+
+fn one_life(shared: &Arc<Shared>, program: &Program, fault: &Fault) -> std::io::Result<ExitStatus> {
+    let log = File::options().create(true).append(true).open(&program.log)?;
+    let mut child = Command::new(&program.binary)
+        .args(&program.arguments)
+        .envs(fault.variables.iter().cloned())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()?;
+    let pid = child.id();
+    shared.change(|state| {
+        let stopping = state.stopping;
+        if let Some(life) = state.lives.get_mut(&program.name) {
+            life.pid = Some(pid);
+            if stopping {
+                signal(pid, Signal::TERM);
+            }
+        }
+    });
+    let mut lines = BufReader::new(child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?);
+    let mut line = String::new();
+    while lines.read_line(&mut line).unwrap_or_default() > 0 {
+        if line.starts_with("ready") {
+            shared.change(|state| {
+                if let Some(life) = state.lives.get_mut(&program.name) {
+                    life.ready = true;
+                }
+            });
+        }
+        line.clear();
+    }
+    child.wait()
+}
+
+/// The end of a log, for a failure's message.
+pub fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}
