@@ -12,17 +12,52 @@ as_root() {
   fi
 }
 
+# install_packages PACKAGE...: installs Debian packages, and says which.
+install_packages() {
+  command -v apt-get >/dev/null 2>&1 || fail "please install: $* (this script knows apt-get only)"
+  say "installing Debian packages: $*"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >&2
+}
+
 # need_packages COMMAND=PACKAGE...: installs the Debian packages whose commands are missing.
 need_packages() {
   local missing=() pair
   for pair in "$@"; do
     command -v "${pair%%=*}" >/dev/null 2>&1 || missing+=("${pair#*=}")
   done
-  [ "${#missing[@]}" -eq 0 ] && return
-  command -v apt-get >/dev/null 2>&1 || fail "please install: ${missing[*]} (this script knows apt-get only)"
-  say "installing Debian packages: ${missing[*]}"
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
+  [ "${#missing[@]}" -eq 0 ] || install_packages "${missing[@]}"
+}
+
+# need_protoc: the protobuf compiler, which the build script of the crate etcd-client runs, and the files that it includes. protoc looks
+# for them beside itself; Debian packs them apart.
+need_protoc() {
+  local protoc
+  protoc=$(command -v "${PROTOC:-protoc}" || true)
+  if [ -z "$protoc" ] || [ ! -e "$(dirname "$protoc")/../include/google/protobuf/descriptor.proto" ]; then
+    install_packages protobuf-compiler libprotobuf-dev
+  fi
+}
+
+# need_etcd: etcd, which the tests start themselves, on addresses of their own. Debian's package would start a service as well, now and
+# at every boot: where it was not installed before, that is kept off. policy-rc.d is how Debian is told not to start services while
+# it installs; one that is there already is left as it is.
+need_etcd() {
+  command -v etcd >/dev/null 2>&1 && return
+  command -v apt-get >/dev/null 2>&1 || fail "please install: etcd-server (this script knows apt-get only)"
+  say "installing Debian packages: etcd-server (its service stays off)"
+  # shellcheck disable=SC2016
+  as_root env DEBIAN_FRONTEND=noninteractive sh -eu -c '
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+      trap "rm -f $policy" EXIT
+      printf "#!/bin/sh\nexit 101\n" > "$policy"
+      chmod 755 "$policy"
+    fi
+    apt-get update -q
+    apt-get install -y -q --no-install-recommends etcd-server
+    update-rc.d etcd disable
+  ' >&2
 }
 
 # at_least HAVE WANT: whether version HAVE is WANT or newer.
@@ -59,9 +94,7 @@ need_python_packages() {
   local wanted="$*"
   if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/wanted" 2>/dev/null)" = "$wanted" ]; then return; fi
   if ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
-    say "installing Debian packages: python3 python3-venv"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3 python3-venv >&2
+    install_packages python3 python3-venv
   fi
   say "installing Python packages into $venv: $wanted"
   python3 -m venv --clear "$venv" >&2
