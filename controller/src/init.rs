@@ -46,7 +46,7 @@ pub async fn init(options: &Init, clock: &TimeSource) -> Result<Outcome> {
     online_key(&folder.snapshot_key())?;
     online_key(&folder.timestamp_key())?;
     private_key(&folder.identity_key())?;
-    let records = Records::new(Store::open(folder.store()).await?, 0);
+    let records = Records::new(Store::open_file(folder.store()).await?, 0);
     first_operator(&folder, &records, &authority, options, clock).await?;
     records.store().clone().close().await?;
     let file = FleetFile {

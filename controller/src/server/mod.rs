@@ -79,8 +79,8 @@ impl Server {
             metrics: listen("--metrics-listen", options.metrics_listen).await?,
         };
         let store = match &options.store {
-            Some(StoreLocation::Redb(path)) => Store::open(path).await?,
-            None => Store::open(folder.store()).await?,
+            Some(StoreLocation::Redb(path)) => Store::open_file(path).await?,
+            None => Store::open_file(folder.store()).await?,
         };
         let shutdown = CancellationToken::new();
         let ports = (

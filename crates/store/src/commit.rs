@@ -41,8 +41,8 @@ impl Operation {
     }
 }
 
-/// A commit under construction: at most [`COMMIT_OPERATIONS_MAX`] operations, [`COMMIT_CONDITIONS_MAX`] conditions and
-/// [`COMMIT_BYTES_MAX`] bytes of keys and values, and no key written twice. [`crate::Store::commit`] checks these.
+/// A commit under construction: at most [`COMMIT_OPERATIONS_MAX`] operations, [`COMMIT_CONDITIONS_MAX`] conditions
+/// (each lease of a put is one) and [`COMMIT_BYTES_MAX`] bytes of keys and values, and no key written twice. [`crate::Store::commit`] checks these.
 ///
 /// ```ignore
 /// let commit = Commit::new()
@@ -115,6 +115,25 @@ impl Commit {
         conditions.sum::<usize>() + operations.sum::<usize>()
     }
 
+    /// What must hold, in the order in which it is looked at: the conditions, then the leases of puts that none of them names.
+    pub(crate) fn requirements(&self) -> Vec<Condition> {
+        let mut required = self.conditions.clone();
+        let mut named: BTreeSet<LeaseId> = BTreeSet::new();
+        for condition in &self.conditions {
+            if let Condition::LeaseLive(lease) = condition {
+                named.insert(*lease);
+            }
+        }
+        for operation in &self.operations {
+            if let Operation::Put { lease: Some(lease), .. } = operation
+                && named.insert(*lease)
+            {
+                required.push(Condition::LeaseLive(*lease));
+            }
+        }
+        required
+    }
+
     /// Whether the limits hold and no key is written twice, before anything is sent anywhere.
     pub(crate) fn check(&self) -> Result<(), CommitError> {
         if self.operations.len() > COMMIT_OPERATIONS_MAX {
@@ -122,10 +141,9 @@ impl Commit {
                 count: self.operations.len(),
             });
         }
-        if self.conditions.len() > COMMIT_CONDITIONS_MAX {
-            return Err(CommitError::TooManyConditions {
-                count: self.conditions.len(),
-            });
+        let required = self.requirements().len();
+        if required > COMMIT_CONDITIONS_MAX {
+            return Err(CommitError::TooManyConditions { count: required });
         }
         let bytes = self.bytes();
         if bytes > COMMIT_BYTES_MAX {
@@ -149,7 +167,8 @@ impl Commit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a refused commit has changed nothing"]
 pub enum Outcome {
-    /// All of it happened, durably, at this revision. A commit that changed nothing tells the current one.
+    /// All of it happened, durably, at this revision. A commit that changed nothing tells the current one, or makes one in which
+    /// there is nothing to see.
     Committed(Revision),
     /// Nothing happened, because this condition did not hold: the first such one, conditions before leased puts.
     Refused(Condition),

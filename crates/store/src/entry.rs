@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use crate::Key;
 
-/// A point in the history of the whole store. Every commit that changes something makes the next one.
+/// A point in the history of the whole store. Every commit that changes something makes a later one; what lies between two
+/// commits is nobody's, or that of others who share an etcd.
 ///
 /// Revisions order the changes of one store only; nothing outside may keep one as a generation, because a store that
 /// is rebuilt from its records starts over.

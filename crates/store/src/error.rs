@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits;
-use crate::{Key, LeaseId, Prefix, Revision};
+use crate::{Key, LeaseId, Location, Prefix, Revision};
 
 /// A failure of the store itself, common to all operations.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// [`crate::Store::close`] was called, or an earlier failed write stopped the store.
+    /// [`crate::Store::close`] was called, or an earlier failed write stopped the embedded store.
     #[error("the store is closed")]
     Closed,
-    /// The disk or the database failed. After a failed write the store stops: reopen it.
+    /// The disk, the database or the way to it failed. After a failed write the embedded store stops: reopen it. One in etcd
+    /// goes on when etcd does.
     #[error("the store failed to {doing}")]
     Failed {
         /// What was being done.
@@ -27,43 +28,72 @@ pub enum StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process, or another store in this one, holds the file.
-    #[error("{} is in use by another process or an open store", path.display())]
+    #[error("{place} is in use by another process or an open store")]
     AlreadyOpen {
-        /// The file.
-        path: PathBuf,
+        /// The store.
+        place: Location,
     },
-    /// The file is not a database, or the database of something else; no table was added to it.
-    #[error("{} is not a Fieldfare store: {found}", path.display())]
+    /// What lies there is something else's; nothing was added to it.
+    #[error("{place} is not a Fieldfare store: {found}")]
     NotAStore {
-        /// The file.
-        path: PathBuf,
+        /// The store.
+        place: Location,
         /// What it is instead.
         found: String,
     },
-    /// A newer Fieldfare wrote the file; no record in it was changed.
-    #[error("{} has schema version {found}, newer than {supported}, the newest that this build reads", path.display())]
+    /// A newer Fieldfare wrote it; no record in it was changed.
+    #[error("{place} has schema version {found}, newer than {supported}, the newest that this build reads")]
     SchemaNewer {
-        /// The file.
-        path: PathBuf,
+        /// The store.
+        place: Location,
         /// Its schema version.
         found: u64,
         /// The newest version known here.
         supported: u64,
     },
     /// The database's own checks failed.
-    #[error("{} is damaged", path.display())]
+    #[error("{place} is damaged")]
     Corrupt {
-        /// The file.
-        path: PathBuf,
+        /// The store.
+        place: Location,
         /// What the check found.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The file cannot be created, read or written.
-    #[error("cannot open {}", path.display())]
+    /// The store's file cannot be created, read or written.
+    #[error("cannot open {place}")]
     Io {
+        /// The store.
+        place: Location,
+        /// The reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A certificate or key for etcd cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
         /// The file.
         path: PathBuf,
         /// The reason.
+        source: std::io::Error,
+    },
+    /// No server answered, again and again.
+    #[error(
+        "{place} does not answer: check that etcd runs there (`etcdctl endpoint health`), that hosts, ports and certificates are \
+         right, and that no firewall lies between"
+    )]
+    Unreachable {
+        /// The store.
+        place: Location,
+        /// The last attempt's reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// etcd answered, and does not let this store work there.
+    #[error(
+        "{place} refuses to serve: check the certificates, and that the user of the client certificate may read and write the prefix"
+    )]
+    Etcd {
+        /// The store.
+        place: Location,
+        /// What etcd, or the making of the connection, says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
@@ -80,7 +110,7 @@ pub enum CommitError {
     /// A decision that rests on so many keys needs a key of its own.
     #[error("a commit of {count} conditions has more than {}", limits::COMMIT_CONDITIONS_MAX)]
     TooManyConditions {
-        /// Conditions.
+        /// Conditions, and the leases of puts that no condition names.
         count: usize,
     },
     /// Large objects go to the object store.
@@ -95,7 +125,8 @@ pub enum CommitError {
         /// The repeated key.
         key: Key,
     },
-    /// The outcome is unknown: the commit may have happened. Read again before repeating it.
+    /// The outcome is unknown: the commit may have happened, and where no server answers, it may still. Read again before
+    /// repeating it, and make it conditional on what was read.
     #[error("the outcome of the commit is unknown")]
     Store(#[from] StoreError),
 }
@@ -187,7 +218,7 @@ pub enum LeaseError {
         /// The time to live that was asked for.
         asked: Duration,
     },
-    /// As many leases as allowed are live.
+    /// As many leases as the embedded store allows are live.
     #[error("{} leases are live already", limits::LEASES_MAX)]
     TooMany,
     /// It expired, was revoked, or was never granted; the keys that it held are gone.

@@ -1,7 +1,6 @@
 //! Watches: every change below a prefix, once and in order.
 
-use crate::embedded::Watcher;
-use crate::{Entry, Key, Prefix, Revision, WatchError};
+use crate::{Entry, Key, Prefix, Revision, WatchError, embedded, etcd};
 
 /// What one commit did to one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,22 +54,39 @@ pub struct Watch {
 
 #[derive(Debug)]
 enum Source {
-    Embedded(Watcher),
+    Embedded(embedded::Watcher),
+    Etcd(etcd::Watcher),
 }
 
 impl Watch {
-    pub(crate) fn embedded(watcher: Watcher) -> Watch {
+    pub(crate) fn embedded(watcher: embedded::Watcher) -> Watch {
         Watch {
             source: Source::Embedded(watcher),
         }
     }
 
+    pub(crate) fn etcd(watcher: etcd::Watcher) -> Watch {
+        Watch {
+            source: Source::Etcd(watcher),
+        }
+    }
+
     /// Waits for the next revision that changed something below the prefix. Cancelling the wait loses nothing.
     ///
-    /// After [`WatchError::Compacted`] the watch tells nothing more; so it is after a closed store.
+    /// After [`WatchError::Compacted`] the watch tells nothing more; so it is after a closed store. An outage of etcd ends no watch.
     pub async fn next(&mut self) -> Result<Changes, WatchError> {
+        loop {
+            if let Some(changes) = self.advance().await? {
+                return Ok(changes);
+            }
+        }
+    }
+
+    /// As [`Watch::next`], but ends as well, with nothing, whenever [`Watch::seen`] has moved on past changes elsewhere.
+    pub async fn advance(&mut self) -> Result<Option<Changes>, WatchError> {
         match &mut self.source {
-            Source::Embedded(watcher) => watcher.next().await,
+            Source::Embedded(watcher) => watcher.advance().await,
+            Source::Etcd(watcher) => watcher.advance().await,
         }
     }
 
@@ -78,6 +94,7 @@ impl Watch {
     pub fn seen(&self) -> Revision {
         match &self.source {
             Source::Embedded(watcher) => watcher.seen(),
+            Source::Etcd(watcher) => watcher.seen(),
         }
     }
 }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{key, prefix, put, value};
-use crate::limits::{COMMIT_BYTES_MAX, COMMIT_CONDITIONS_MAX, COMMIT_OPERATIONS_MAX};
-use crate::{Change, Commit, CommitError, Condition, Outcome, Revision, Store};
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_CONDITIONS_MAX, COMMIT_OPERATIONS_MAX, KEY_BYTES_MAX};
+use crate::{Change, Commit, CommitError, Condition, LeaseId, Outcome, Revision, Store};
 
 /// A commit of as many keys as allowed; one failed condition among its many keeps all of them out.
 pub async fn a_commit_happens_as_a_whole_or_not_at_all(open: impl AsyncFn() -> Store) {
@@ -95,12 +95,20 @@ pub async fn entries_tell_their_history(open: impl AsyncFn() -> Store) {
         .unwrap();
     assert!(gone > changed);
     assert_eq!(store.get(&name).await.unwrap(), None);
+    let mut watch = store.watch(&prefix("/"), gone).await.unwrap();
     for nothing in [Commit::new(), Commit::new().delete(name.clone())] {
-        assert_eq!(store.commit(nothing).await.unwrap(), Outcome::Committed(gone));
+        let told = store.commit(nothing).await.unwrap().committed().unwrap();
+        assert!(told >= gone);
+        assert_eq!(told, store.revision().await.unwrap());
     }
     let again = put(&store, "/life", "").await;
     assert_eq!(history().await, (again, again, 1));
     assert_eq!(value(&store, "/life").await, Some(Bytes::new()));
+    assert_eq!(
+        watch.next().await.unwrap().revision,
+        again,
+        "there was something to see in nothing"
+    );
 }
 
 /// Tasks that increment one counter, and move it to a twin in the same commit, lose races and no increments.
@@ -178,6 +186,13 @@ pub async fn commits_at_the_limits_succeed_and_past_them_are_refused(open: impl 
         matches!(refused, Err(CommitError::TooManyConditions { .. })),
         "{refused:?}"
     );
+    let leased = Commit::new().put_leased(name.clone(), "x", LeaseId::new(1));
+    let leased = (0..COMMIT_CONDITIONS_MAX).fold(leased, |c, _| c.expect(Condition::Present(name.clone())));
+    let refused = store.commit(leased).await;
+    assert!(
+        matches!(refused, Err(CommitError::TooManyConditions { count }) if count == COMMIT_CONDITIONS_MAX + 1),
+        "the lease of a put is a condition as well: {refused:?}"
+    );
     let refused = store.commit(many(1).delete(key("/n/0"))).await;
     assert!(
         matches!(&refused, Err(CommitError::KeyTwice { key: twice }) if *twice == key("/n/0")),
@@ -187,11 +202,57 @@ pub async fn commits_at_the_limits_succeed_and_past_them_are_refused(open: impl 
     assert!(store.commit(many(COMMIT_OPERATIONS_MAX)).await.unwrap().is_committed());
 }
 
+/// As many operations, conditions and bytes as allowed, all at once, with the longest keys: it goes through, and is refused whole.
+pub async fn a_commit_at_all_limits_at_once_is_one_commit(open: impl AsyncFn() -> Store) {
+    let store = open().await;
+    let name = |i: usize| {
+        let start = format!("/{i:03}/");
+        key(format!("{start}{}", "k".repeat(KEY_BYTES_MAX - start.len())))
+    };
+    let lease = store.grant_lease(std::time::Duration::from_secs(60)).await.unwrap().id;
+    let full = |modified: &dyn Fn(usize) -> Revision| {
+        let conditions = (0..COMMIT_CONDITIONS_MAX - 1).fold(Commit::new(), |commit, i| {
+            commit.expect(Condition::ModRevision(name(i), modified(i)))
+        });
+        let keys = conditions.bytes() + COMMIT_OPERATIONS_MAX * KEY_BYTES_MAX;
+        let each = (COMMIT_BYTES_MAX - keys) / COMMIT_OPERATIONS_MAX;
+        (0..COMMIT_OPERATIONS_MAX).fold(conditions, |commit, i| {
+            let spare = if i == 0 {
+                (COMMIT_BYTES_MAX - keys) % COMMIT_OPERATIONS_MAX
+            } else {
+                0
+            };
+            commit.put_leased(name(i), vec![i as u8; each + spare], lease)
+        })
+    };
+    let commit = full(&|_| Revision::ZERO);
+    assert_eq!(commit.bytes(), COMMIT_BYTES_MAX);
+    let first = store.commit(commit.clone()).await.unwrap().committed().unwrap();
+    assert_eq!(
+        store.commit(commit).await.unwrap(),
+        Outcome::Refused(Condition::ModRevision(name(0), Revision::ZERO))
+    );
+    let second = store.commit(full(&|_| first)).await.unwrap().committed().unwrap();
+    let entries = store.list_all(&prefix("/")).await.unwrap().entries;
+    assert_eq!(entries.len(), COMMIT_OPERATIONS_MAX);
+    assert!(
+        entries
+            .iter()
+            .all(|entry| (entry.created, entry.modified, entry.version) == (first, second, 2))
+    );
+    store.revoke_lease(lease).await.unwrap();
+    assert_eq!(
+        store.commit(full(&|_| Revision::ZERO)).await.unwrap(),
+        Outcome::Refused(Condition::LeaseLive(lease))
+    );
+}
+
 /// Entries, revision and history after closing and opening again.
 pub async fn an_acknowledged_commit_is_there_after_reopening(open: impl AsyncFn() -> Store) {
     let store = open().await;
+    let mut puts = Vec::new();
     for i in 0..10 {
-        put(&store, &format!("/kept/{i}"), format!("{i}")).await;
+        puts.push(put(&store, &format!("/kept/{i}"), format!("{i}")).await);
     }
     let gone = store
         .commit(Commit::new().delete(key("/kept/3")))
@@ -203,12 +264,10 @@ pub async fn an_acknowledged_commit_is_there_after_reopening(open: impl AsyncFn(
     store.close().await.unwrap();
 
     let store = open().await;
-    assert_eq!(store.list_all(&prefix("/")).await.unwrap(), before);
-    assert_eq!(before.revision, gone);
-    let mut watch = store
-        .watch(&prefix("/kept/"), Revision::new(gone.number() - 2))
-        .await
-        .unwrap();
+    let after = store.list_all(&prefix("/")).await.unwrap();
+    assert_eq!(after.entries, before.entries);
+    assert!(after.revision >= before.revision && before.revision >= gone);
+    let mut watch = store.watch(&prefix("/kept/"), puts[8]).await.unwrap();
     assert!(matches!(&watch.next().await.unwrap().changes[..], [Change::Put(entry)] if entry.value == "9"));
     assert_eq!(watch.next().await.unwrap().changes, [Change::Deleted(key("/kept/3"))]);
     assert!(put(&store, "/kept/10", "10").await > gone);

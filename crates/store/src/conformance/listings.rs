@@ -2,21 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use tokio::task::JoinSet;
+
 use super::{key, prefix, put};
-use crate::limits::COMMIT_OPERATIONS_MAX;
-use crate::{Commit, Continuation, List, ListError, Prefix, Revision, Store};
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, PAGE_BYTES_MAX};
+use crate::{Commit, Continuation, Key, List, ListError, Prefix, Revision, Store};
 
-const KEYS: usize = 20_000;
+const KEYS: usize = 100_000;
 
-/// Twenty thousand keys, listed while writers change, delete and add some between any two pages.
+/// Commits under way at once while the keys are put.
+const FILLERS: usize = 16;
+
+/// A hundred thousand keys, listed while writers change, delete and add some between any two pages.
 pub async fn all_pages_of_a_listing_show_one_revision_while_writers_go_on(open: impl AsyncFn() -> Store) {
     let store = open().await;
     let devices = prefix("/v1/acme/devices/");
-    let name = |i: usize| key(format!("/v1/acme/devices/{i:05}"));
-    for start in (0..KEYS).step_by(COMMIT_OPERATIONS_MAX) {
-        let puts = (start..start + COMMIT_OPERATIONS_MAX).fold(Commit::new(), |c, i| c.put(name(i), i.to_string()));
-        assert!(store.commit(puts).await.unwrap().is_committed());
-    }
+    fill(&store).await;
     put(&store, "/v1/acme/device", "before").await;
     put(&store, "/v1/acme/devices-2/0", "after").await;
     let shown = store.revision().await.unwrap();
@@ -62,16 +63,71 @@ pub async fn all_pages_of_a_listing_show_one_revision_while_writers_go_on(open: 
     );
 }
 
+fn name(i: usize) -> Key {
+    key(format!("/v1/acme/devices/{i:05}"))
+}
+
+async fn fill(store: &Store) {
+    let mut fillers = JoinSet::new();
+    for filler in 0..FILLERS {
+        let store = store.clone();
+        fillers.spawn(async move {
+            let starts = (0..KEYS).step_by(COMMIT_OPERATIONS_MAX).skip(filler).step_by(FILLERS);
+            for start in starts {
+                let keys = start..start + COMMIT_OPERATIONS_MAX;
+                let puts = keys.fold(Commit::new(), |commit, i| commit.put(name(i), i.to_string()));
+                assert!(store.commit(puts).await.unwrap().is_committed());
+            }
+        });
+    }
+    fillers.join_all().await;
+}
+
 /// Changes a key before, one after and one at the place where the listing is, deletes one and adds one.
 async fn disturb(store: &Store, page: usize) {
-    let name = |i: usize| key(format!("/v1/acme/devices/{:05}", i % KEYS));
     let commit = Commit::new()
         .put(name(page), "changed")
         .put(name(page * 999), "changed")
         .put(name(KEYS - 1 - page), "changed")
-        .delete(name(page * 999 + 500))
+        .delete(name((page * 999 + 500) % KEYS))
         .put(key(format!("/v1/acme/devices/{:05}-new", page * 999 + 700)), "new");
     assert!(store.commit(commit).await.unwrap().is_committed());
+}
+
+/// More bytes than a page holds, in values as large as they get, among many small ones: pages are short, and nothing is left out.
+pub async fn large_values_come_in_short_pages_and_whole(open: impl AsyncFn() -> Store) {
+    const LARGE: usize = 12;
+    let store = open().await;
+    let small = (0..COMMIT_OPERATIONS_MAX).fold(Commit::new(), |c, i| c.put(key(format!("/l/{i:02}-small")), "x"));
+    assert!(store.commit(small).await.unwrap().is_committed());
+    for i in 0..LARGE {
+        let name = format!("/l/{:02}-large", i * 8);
+        put(&store, &name, vec![i as u8; COMMIT_BYTES_MAX - name.len()]).await;
+    }
+    let (mut entries, mut pages) = (Vec::new(), 0);
+    let mut next = None;
+    loop {
+        let request = List::under(&prefix("/l/"));
+        let page = store.list(next.into_iter().fold(request, List::after)).await.unwrap();
+        let bytes: usize = page.entries.iter().map(|entry| entry.value.len()).sum();
+        assert!(bytes < PAGE_BYTES_MAX + COMMIT_BYTES_MAX, "a page of {bytes} bytes");
+        assert!(!page.entries.is_empty());
+        entries.extend(page.entries);
+        pages += 1;
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert!(pages > LARGE * COMMIT_BYTES_MAX / (PAGE_BYTES_MAX + COMMIT_BYTES_MAX));
+    assert!(entries.is_sorted_by(|a, b| a.key < b.key));
+    assert_eq!(entries.len(), COMMIT_OPERATIONS_MAX + LARGE);
+    let large = entries.iter().filter(|entry| entry.value.len() > 1);
+    assert!(
+        large
+            .enumerate()
+            .all(|(i, entry)| entry.value.iter().all(|byte| usize::from(*byte) == i))
+    );
 }
 
 /// A page token of one tenant opens nothing of another's, and a forged one nothing at all.

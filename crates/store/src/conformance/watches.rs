@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tokio::task::JoinSet;
 
 use super::{deleted, key, prefix, put};
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX};
 use crate::{
     Change, Changes, Commit, Entry, Key, List, ListError, Prefix, Revision, Store, StoreError, Watch, WatchError,
 };
@@ -12,12 +13,14 @@ use crate::{
 const WRITERS: usize = 4;
 const COMMITS: usize = 60;
 
-/// Four writers put and delete a few keys of their own and one shared key; the last revision is returned.
-async fn write_much(store: &Store) -> Revision {
+/// Four writers put and delete a few keys of their own and one shared key. The revisions that they made, in order: each changed
+/// something below `/busy/`.
+async fn write_much(store: &Store) -> Vec<Revision> {
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let store = store.clone();
         writers.spawn(async move {
+            let mut made = Vec::new();
             for i in 0..COMMITS {
                 let own = key(format!("/busy/{writer}/{}", i % 5));
                 let commit = Commit::new().put(key("/busy/shared"), format!("{writer}.{i}"));
@@ -27,13 +30,19 @@ async fn write_much(store: &Store) -> Revision {
                     commit.put(own, i.to_string())
                 };
                 let commit = commit.put(key(format!("/quiet/{writer}")), i.to_string());
-                assert!(store.commit(commit).await.unwrap().is_committed());
+                made.push(store.commit(commit).await.unwrap().committed().unwrap());
             }
+            made
         });
     }
-    writers.join_all().await;
-    store.revision().await.unwrap()
+    let mut made = writers.join_all().await.concat();
+    made.sort();
+    assert_eq!(store.revision().await.unwrap(), made[made.len() - 1]);
+    made
 }
+
+/// The key whose put tells followers to stop.
+const STOP: &str = "/busy/stop";
 
 /// What a watcher knows: the entries that its changes leave, checked step by step.
 #[derive(Default)]
@@ -73,11 +82,20 @@ impl Replica {
         }
     }
 
-    async fn follow(mut self, watch: &mut Watch, until: Revision) -> Replica {
-        while self.revisions.last().is_none_or(|last| *last < until) {
+    /// Until so many revisions were told.
+    async fn follow_some(mut self, watch: &mut Watch, revisions: usize) -> Replica {
+        while self.revisions.len() < revisions {
             let changes = watch.next().await.unwrap();
             assert_eq!(watch.seen(), changes.revision);
             self.apply(changes);
+        }
+        self
+    }
+
+    async fn follow(mut self, watch: &mut Watch) -> Replica {
+        while !self.entries.contains_key(&key(STOP)) {
+            let revisions = self.revisions.len() + 1;
+            self = self.follow_some(watch, revisions).await;
         }
         self
     }
@@ -87,39 +105,91 @@ impl Replica {
 pub async fn a_watch_from_an_old_revision_misses_nothing_and_repeats_nothing(open: impl AsyncFn() -> Store) {
     let store = open().await;
     let busy = prefix("/busy/");
-    let start = store.revision().await.unwrap().number();
-    // Each of these commits changes something below the prefix, so each is one revision.
-    let total = Revision::new(start + (WRITERS * COMMITS) as u64);
     let mut slow = store.watch(&busy, Revision::ZERO).await.unwrap();
     let mut quick = store.watch(&busy, Revision::ZERO).await.unwrap();
-    let quick = tokio::spawn(async move { Replica::default().follow(&mut quick, total).await });
+    let quick = tokio::spawn(async move { Replica::default().follow(&mut quick).await });
     let middle = {
         let store = store.clone();
         let busy = busy.clone();
         tokio::spawn(async move {
             let mut first = store.watch(&busy, Revision::ZERO).await.unwrap();
-            Replica::default()
-                .follow(&mut first, Revision::new(start + (WRITERS * COMMITS) as u64 / 3))
-                .await;
+            Replica::default().follow_some(&mut first, WRITERS * COMMITS / 3).await;
             let listing = store.list_all(&busy).await.unwrap();
             let mut watch = store.watch(&busy, listing.revision).await.unwrap();
-            Replica::of(listing.entries).follow(&mut watch, total).await
+            Replica::of(listing.entries).follow(&mut watch).await
         })
     };
-    let end = write_much(&store).await;
-    assert_eq!(end, total);
+    let mut made = write_much(&store).await;
+    made.push(put(&store, STOP, "1").await);
 
-    let slow = Replica::default().follow(&mut slow, end).await;
+    let slow = Replica::default().follow(&mut slow).await;
     let (quick, middle) = (quick.await.unwrap(), middle.await.unwrap());
+    let mut late = store.watch(&busy, made[made.len() / 2]).await.unwrap();
+    for expected in &made[made.len() / 2 + 1..] {
+        assert_eq!(late.next().await.unwrap().revision, *expected);
+    }
     let now = Replica::of(store.list_all(&busy).await.unwrap().entries).entries;
-    assert_eq!(
-        slow.revisions,
-        (start + 1..=end.number()).map(Revision::new).collect::<Vec<_>>()
-    );
-    assert_eq!(quick.revisions, slow.revisions);
-    assert!(slow.revisions.ends_with(&middle.revisions));
+    assert_eq!(slow.revisions, made);
+    assert_eq!(quick.revisions, made);
+    assert!(made.ends_with(&middle.revisions));
     for replica in [slow, quick, middle] {
         assert_eq!(replica.entries, now);
+    }
+}
+
+/// A watch of a quiet prefix moves on with the store, so that compaction does not overtake it.
+pub async fn a_watch_sees_past_changes_elsewhere(open: impl AsyncFn() -> Store) {
+    let store = open().await;
+    let start = put(&store, "/quiet/a", "1").await;
+    let mut watch = store.watch(&prefix("/quiet/"), start).await.unwrap();
+    let made = write_much(&store).await;
+    let last = put(&store, "/elsewhere", "1").await;
+    assert!(last > made[made.len() - 1]);
+    while watch.seen() < last {
+        if let Some(changes) = watch.advance().await.unwrap() {
+            assert!(
+                changes
+                    .changes
+                    .iter()
+                    .all(|change| change.key().is_under(&prefix("/quiet/")))
+            );
+            assert_eq!(watch.seen(), changes.revision);
+        }
+    }
+    store.compact(last).await.unwrap();
+    let mut again = store.watch(&prefix("/quiet/"), watch.seen()).await.unwrap();
+    let loud = put(&store, "/quiet/a", "2").await;
+    for watch in [&mut watch, &mut again] {
+        assert_eq!(watch.next().await.unwrap().revision, loud);
+    }
+}
+
+/// More than one answer of any server holds: revisions as large as they get, and one of many keys.
+pub async fn a_watch_tells_the_largest_revisions_whole(open: impl AsyncFn() -> Store) {
+    const LARGE: usize = 8;
+    let store = open().await;
+    let start = store.revision().await.unwrap();
+    let mut live = store.watch(&prefix("/large/"), start).await.unwrap();
+    let share = COMMIT_BYTES_MAX / COMMIT_OPERATIONS_MAX - 32;
+    let mut made = Vec::new();
+    for round in 0..LARGE {
+        let commit = (0..COMMIT_OPERATIONS_MAX).fold(Commit::new(), |commit, i| {
+            commit.put(key(format!("/large/{i:03}")), vec![round as u8; share])
+        });
+        made.push(store.commit(commit).await.unwrap().committed().unwrap());
+    }
+    let mut late = store.watch(&prefix("/large/"), start).await.unwrap();
+    for watch in [&mut live, &mut late] {
+        for (round, revision) in made.iter().enumerate() {
+            let changes = watch.next().await.unwrap();
+            assert_eq!(
+                (changes.revision, changes.changes.len()),
+                (*revision, COMMIT_OPERATIONS_MAX)
+            );
+            let is_whole =
+                |change: &Change| matches!(change, Change::Put(entry) if entry.value == vec![round as u8; share]);
+            assert!(changes.changes.iter().all(is_whole));
+        }
     }
 }
 
@@ -206,19 +276,19 @@ pub async fn compaction_answers_compacted_and_never_skips(open: impl AsyncFn() -
     let start = store.revision().await.unwrap();
     let mut sleeper = store.watch(&busy, start).await.unwrap();
     let early = put(&store, "/busy/early", "1").await;
-    put(&store, "/busy/early", "2").await;
+    let again = put(&store, "/busy/early", "2").await;
     let page = store.list(List::under(&busy).limit(1)).await.unwrap();
     assert_eq!(page.next, None);
-    put(&store, "/busy/later", "1").await;
+    let later = put(&store, "/busy/later", "1").await;
     let page = store.list(List::under(&busy).limit(1)).await.unwrap();
-    let end = write_much(&store).await;
+    let made = write_much(&store).await;
     let before = store.list_all(&Prefix::root()).await.unwrap();
-    let cut = Revision::new(end.number() - 50);
+    let cut = made[made.len() - 50];
     store.compact(cut).await.unwrap();
 
     assert_eq!(
-        store.list_all(&Prefix::root()).await.unwrap(),
-        before,
+        store.list_all(&Prefix::root()).await.unwrap().entries,
+        before.entries,
         "current entries stay"
     );
     for after in [Revision::ZERO, early, Revision::new(cut.number() - 1)] {
@@ -231,30 +301,48 @@ pub async fn compaction_answers_compacted_and_never_skips(open: impl AsyncFn() -
     let gone = store.list(List::under(&busy).after(page.next.unwrap())).await;
     assert!(matches!(gone, Err(ListError::Compacted { .. })), "{gone:?}");
     let mut kept = store.watch(&busy, cut).await.unwrap();
-    for revision in cut.number() + 1..=end.number() {
-        assert_eq!(kept.next().await.unwrap().revision, Revision::new(revision));
+    for revision in &made[made.len() - 49..] {
+        assert_eq!(kept.next().await.unwrap().revision, *revision);
     }
+    let all = [vec![early, again, later], made].concat();
     let mut told = Vec::new();
     let answer = loop {
         match sleeper.next().await {
-            Ok(changes) => told.push(changes.revision.number()),
+            Ok(changes) => told.push(changes.revision),
             Err(answer) => break Some(answer),
         }
-        if sleeper.seen() == end {
+        if told.len() == all.len() {
             break None;
         }
     };
-    assert!(
-        (start.number() + 1..)
-            .zip(&told)
-            .all(|(expected, told)| expected == *told),
-        "{told:?}"
-    );
+    assert!(all.starts_with(&told), "{told:?}");
     assert!(
         answer.is_none() || matches!(answer, Some(WatchError::Compacted { .. })),
         "{answer:?}"
     );
     store.compact(early).await.unwrap();
+}
+
+/// History that ends in a deletion: a watch that would have to tell it gets the answer, and not silence.
+pub async fn a_compacted_deletion_is_answered_and_not_left_out(open: impl AsyncFn() -> Store) {
+    let store = open().await;
+    let doomed = prefix("/doomed/");
+    let born = put(&store, "/doomed/a", "1").await;
+    let gone = store
+        .commit(Commit::new().delete(key("/doomed/a")))
+        .await
+        .unwrap()
+        .committed()
+        .unwrap();
+    store.compact(gone).await.unwrap();
+    let refused = store.watch(&doomed, born).await;
+    assert!(
+        matches!(refused, Err(WatchError::Compacted { after, compacted }) if after == born && compacted == gone),
+        "{refused:?}"
+    );
+    let mut watch = store.watch(&doomed, gone).await.unwrap();
+    let again = put(&store, "/doomed/a", "2").await;
+    assert_eq!(watch.next().await.unwrap().revision, again);
 }
 
 /// Closing one clone closes all, and wakes a watch that waits.

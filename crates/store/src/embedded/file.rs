@@ -8,7 +8,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageErro
 
 use super::fault::Fault;
 use crate::limits::CACHE_BYTES;
-use crate::{LeaseId, OpenError};
+use crate::{LeaseId, Location, OpenError};
 
 /// The version of everything below: tables, their types, and the layout of [`super::row::Row`].
 pub(super) const SCHEMA_VERSION: u64 = 1;
@@ -45,7 +45,7 @@ pub(super) async fn open(path: PathBuf) -> Result<Opened, OpenError> {
     let opened = tokio::task::spawn_blocking(move || open_blocking(&blocking_path));
     opened.await.unwrap_or_else(|panic| {
         Err(OpenError::Corrupt {
-            path,
+            place: Location::Embedded(path),
             source: Box::new(panic),
         })
     })
@@ -59,9 +59,8 @@ fn open_blocking(path: &Path) -> Result<Opened, OpenError> {
         Identity::New => initialise(&db).map_err(|fault| damaged(path, fault))?,
         Identity::Store { schema } if schema == SCHEMA_VERSION => {}
         Identity::Store { schema } if schema > SCHEMA_VERSION => {
-            let path = path.to_owned();
             return Err(OpenError::SchemaNewer {
-                path,
+                place: Location::Embedded(path.to_owned()),
                 found: schema,
                 supported: SCHEMA_VERSION,
             });
@@ -123,9 +122,9 @@ fn read_leases(db: &Database) -> Result<Vec<(LeaseId, Duration)>, Fault> {
 }
 
 fn refused(path: &Path, error: DatabaseError) -> OpenError {
-    let path_buf = path.to_owned();
+    let place = Location::Embedded(path.to_owned());
     match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::AlreadyOpen { path: path_buf },
+        DatabaseError::DatabaseAlreadyOpen => OpenError::AlreadyOpen { place },
         DatabaseError::UpgradeRequired(version) => {
             not_a_store(path, format!("a redb file of the unknown format {version}"))
         }
@@ -135,16 +134,16 @@ fn refused(path: &Path, error: DatabaseError) -> OpenError {
         // Shorter than its own header says.
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             OpenError::Corrupt {
-                path: path_buf,
+                place,
                 source: Box::new(error),
             }
         }
         DatabaseError::Storage(StorageError::Io(error)) => OpenError::Io {
-            path: path_buf,
+            place,
             source: Box::new(error),
         },
         other => OpenError::Corrupt {
-            path: path_buf,
+            place,
             source: Box::new(other),
         },
     }
@@ -152,14 +151,14 @@ fn refused(path: &Path, error: DatabaseError) -> OpenError {
 
 fn damaged(path: &Path, fault: Fault) -> OpenError {
     OpenError::Corrupt {
-        path: path.to_owned(),
+        place: Location::Embedded(path.to_owned()),
         source: Box::new(fault),
     }
 }
 
 fn not_a_store(path: &Path, found: String) -> OpenError {
     OpenError::NotAStore {
-        path: path.to_owned(),
+        place: Location::Embedded(path.to_owned()),
         found,
     }
 }

@@ -93,17 +93,10 @@ impl<'t> Transaction<'t> {
     }
 
     pub(super) fn commit(&mut self, commit: &Commit, live: &Leases) -> Result<Outcome, Fault> {
-        for condition in &commit.conditions {
-            if !self.holds(condition, live)? {
-                return Ok(Outcome::Refused(condition.clone()));
+        for condition in commit.requirements() {
+            if !self.holds(&condition, live)? {
+                return Ok(Outcome::Refused(condition));
             }
-        }
-        let leases = commit.operations.iter().filter_map(|operation| match operation {
-            Operation::Put { lease, .. } => *lease,
-            Operation::Delete { .. } => None,
-        });
-        if let Some(dead) = leases.into_iter().find(|lease| !live.is_live(*lease)) {
-            return Ok(Outcome::Refused(Condition::LeaseLive(dead)));
         }
         let mut making = self.make();
         for operation in &commit.operations {

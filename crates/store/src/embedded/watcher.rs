@@ -51,17 +51,25 @@ impl Watcher {
         self.seen
     }
 
-    pub(crate) async fn next(&mut self) -> Result<Changes, WatchError> {
+    /// The next revision with changes, or nothing when only `seen` has moved.
+    pub(crate) async fn advance(&mut self) -> Result<Option<Changes>, WatchError> {
         loop {
             if let Some(changes) = self.backlog.pop_front() {
                 self.seen = changes.revision;
-                return Ok(changes);
+                return Ok(Some(changes));
             }
-            self.seen = self.seen.max(self.read_upto);
+            if self.read_upto > self.seen {
+                self.seen = self.read_upto;
+                return Ok(None);
+            }
             if self.behind {
                 self.catch_up().await?;
-            } else if let Some(changes) = self.follow().await? {
-                return Ok(changes);
+                continue;
+            }
+            let before = self.seen;
+            match self.follow().await? {
+                None if self.seen == before => {}
+                told => return Ok(told),
             }
         }
     }

@@ -9,7 +9,7 @@ use redb::{Database, TableDefinition};
 use super::{filled, key, put};
 
 async fn refusal(path: &Path) -> OpenError {
-    match Store::open(path).await {
+    match Store::open_file(path).await {
         Ok(_) => panic!("{} was opened", path.display()),
         Err(error) => error,
     }
@@ -19,27 +19,27 @@ async fn refusal(path: &Path) -> OpenError {
 async fn a_second_opening_of_the_same_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
-    let store = Store::open(&path).await.unwrap();
+    let store = Store::open_file(&path).await.unwrap();
     let error = refusal(&path).await;
     assert!(matches!(error, OpenError::AlreadyOpen { .. }), "{error:?}");
     assert!(error.to_string().contains("state.redb is in use"), "{error}");
     put(&store, "/still", "works").await;
     store.close().await.unwrap();
-    Store::open(&path).await.unwrap();
+    Store::open_file(&path).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_dropped_store_gives_its_file_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
-    let store = Store::open(&path).await.unwrap();
+    let store = Store::open_file(&path).await.unwrap();
     put(&store, "/a", "1").await;
     let mut watch = store.watch(&Prefix::root(), Revision::new(1)).await.unwrap();
     drop(store);
     // The watch ends when the owner does; the file follows.
     assert!(watch.next().await.is_err());
     let reopened = loop {
-        match Store::open(&path).await {
+        match Store::open_file(&path).await {
             Ok(store) => break store,
             Err(OpenError::AlreadyOpen { .. }) => tokio::task::yield_now().await,
             Err(error) => panic!("{error:?}"),
@@ -114,7 +114,7 @@ async fn a_damaged_file_is_refused_or_harmless_and_never_a_panic() {
     let path = folder.path().join("state.redb");
     filled(&path, 120).await;
     let good = std::fs::read(&path).unwrap();
-    let whole = Store::open(&path).await.unwrap();
+    let whole = Store::open_file(&path).await.unwrap();
     let expected = whole.list_all(&Prefix::root()).await.unwrap();
     whole.close().await.unwrap();
     let used = good.iter().rposition(|byte| *byte != 0).unwrap();
@@ -123,7 +123,7 @@ async fn a_damaged_file_is_refused_or_harmless_and_never_a_panic() {
         let mut bad = good.clone();
         bad[step * used / 60] ^= 0x10;
         std::fs::write(&path, &bad).unwrap();
-        match Store::open(&path).await {
+        match Store::open_file(&path).await {
             Err(error) => {
                 assert!(
                     matches!(error, OpenError::Corrupt { .. } | OpenError::NotAStore { .. }),
@@ -158,14 +158,14 @@ async fn a_damaged_file_is_refused_or_harmless_and_never_a_panic() {
 async fn a_lease_starts_anew_when_the_file_is_opened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
-    let store = Store::open(&path).await.unwrap();
+    let store = Store::open_file(&path).await.unwrap();
     let lease = store.grant_lease(Duration::from_secs(10)).await.unwrap();
     let commit = Commit::new().put_leased(key("/held"), "1", lease.id);
     let revision = store.commit(commit).await.unwrap().committed().unwrap();
     tokio::time::sleep(Duration::from_secs(9)).await;
     store.close().await.unwrap();
 
-    let store = Store::open(&path).await.unwrap();
+    let store = Store::open_file(&path).await.unwrap();
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(store.get(&key("/held")).await.unwrap().is_some());
     let mut watch = store.watch(&Prefix::root(), revision).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_lease_starts_anew_when_the_file_is_opened() {
     let next = store.grant_lease(Duration::from_secs(10)).await.unwrap();
     assert!(next.id > lease.id, "a lease id was given out twice");
     store.close().await.unwrap();
-    let store = Store::open(&path).await.unwrap();
+    let store = Store::open_file(&path).await.unwrap();
     assert!(store.keep_alive(lease.id).await.is_err(), "an expired lease came back");
     store.keep_alive(next.id).await.unwrap();
 }
@@ -182,7 +182,7 @@ async fn a_lease_starts_anew_when_the_file_is_opened() {
 #[tokio::test]
 async fn requests_after_close_are_answered_and_do_not_hang() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path().join("state.redb")).await.unwrap();
+    let store = Store::open_file(folder.path().join("state.redb")).await.unwrap();
     let (first, second) = (store.clone(), store.clone());
     let (one, two, late) = tokio::join!(
         first.close(),

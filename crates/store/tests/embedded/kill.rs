@@ -19,7 +19,7 @@ async fn victim() {
     if path.trim().is_empty() {
         return;
     }
-    let store = Store::open(path.trim()).await.unwrap();
+    let store = Store::open_file(path.trim()).await.unwrap();
     let counter = store.get(&key("/counter")).await.unwrap();
     let mut at = counter.as_ref().map_or(Revision::ZERO, |entry| entry.modified);
     let start: u64 = counter.map_or(0, |entry| str::from_utf8(&entry.value).unwrap().parse().unwrap());
@@ -71,7 +71,7 @@ async fn kill_minus_nine_loses_no_acknowledged_commit() {
             .await
             .unwrap();
         assert!(last >= known + count as u64);
-        let store = Store::open(&path).await.unwrap();
+        let store = Store::open_file(&path).await.unwrap();
         let listing = store.list_all(&Prefix::new("/k/").unwrap()).await.unwrap();
         let there = listing.entries.len() as u64;
         assert!(there >= last, "{last} acknowledged, {there} there");

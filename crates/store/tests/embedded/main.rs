@@ -19,7 +19,7 @@ mod conformance {
         {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("state.redb");
-            (async move || Store::open(&path).await.unwrap(), folder)
+            (async move || Store::open_file(&path).await.unwrap(), folder)
         }
     }
 }
@@ -39,7 +39,7 @@ async fn put(store: &Store, name: &str, value: &str) {
 }
 
 async fn filled(path: &Path, keys: usize) {
-    let store = Store::open(path).await.unwrap();
+    let store = Store::open_file(path).await.unwrap();
     for i in 0..keys {
         put(&store, &format!("/k/{i:04}"), &format!("value {i}")).await;
     }
