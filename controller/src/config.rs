@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fieldfare_fleet::TenantName;
+use fieldfare_store::Location;
 use fieldfare_tls::{HostName, TrustDomain};
 
 /// The control plane of a Fieldfare fleet.
@@ -40,6 +41,11 @@ pub struct Init {
     /// DNS names and addresses under which others reach this controller; the first is told to devices.
     #[arg(long, default_value = "127.0.0.1")]
     pub advertise: Vec<HostName>,
+    /// The state store: a file, or an etcd cluster, which may be shared with others. Without it, `redb:DIR/store.redb`.
+    /// With https, `?ca=PATH` names etcd's authority and `&cert=PATH&key=PATH` a client certificate; `prefix=/PATH` is what all keys begin
+    /// with (`/fieldfare`).
+    #[arg(long, value_name = "redb:PATH | etcd:URL[,URL...]")]
+    pub store: Option<Location>,
 }
 
 /// Options of `run`.
@@ -48,9 +54,9 @@ pub struct Run {
     /// Folder that `init` made.
     #[arg(long)]
     pub dir: PathBuf,
-    /// The state store; `redb:PATH`. Without it, `store.redb` in the folder.
-    #[arg(long)]
-    pub store: Option<StoreLocation>,
+    /// The state store that `init` was given. Without it, `redb:DIR/store.redb`.
+    #[arg(long, value_name = "redb:PATH | etcd:URL[,URL...]")]
+    pub store: Option<Location>,
     /// Address of the gRPC services; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:7443")]
     pub grpc_listen: SocketAddr,
@@ -80,42 +86,24 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where the state lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreLocation {
-    /// An embedded database in this file.
-    Redb(PathBuf),
-}
-
-/// The text is no store location.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no store; expected redb:PATH")]
-pub struct StoreLocationError(String);
-
-impl std::str::FromStr for StoreLocation {
-    type Err = StoreLocationError;
-
-    fn from_str(text: &str) -> Result<Self, StoreLocationError> {
-        match text.split_once(':') {
-            Some(("redb", path)) if !path.is_empty() => Ok(Self::Redb(path.into())),
-            _ => Err(StoreLocationError(text.to_owned())),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_store_is_refused_with_what_is_expected() {
-        assert_eq!(
-            "redb:/var/x.redb".parse::<StoreLocation>().unwrap(),
-            StoreLocation::Redb("/var/x.redb".into())
-        );
-        for text in ["", "redb:", "etcd:x", "/var/x.redb"] {
-            let error = text.parse::<StoreLocation>().unwrap_err().to_string();
-            assert!(error.contains("redb:PATH"), "{error}");
+    fn an_unknown_store_is_refused_by_the_name_of_its_flag_with_what_is_expected() {
+        let parse = |command: &str, store: &str| {
+            CommandLine::try_parse_from(["fieldfare-controller", command, "--dir", "fleet", "--store", store])
+        };
+        for command in ["init", "run"] {
+            for good in ["redb:/var/x.redb", "etcd:http://a.example:2379,http://b.example:2379"] {
+                parse(command, good).unwrap();
+            }
+            for bad in ["", "redb:", "etcd:x", "/var/x.redb", "etcd:https://a.example"] {
+                let error = parse(command, bad).unwrap_err().to_string();
+                assert!(error.contains("--store"), "{error}");
+                assert!(error.contains("expected redb:PATH or etcd:URL[,URL...]"), "{error}");
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use fieldfare_store::Location;
 use serde::{Deserialize, Serialize};
 
 /// The folder of a fleet, and the names in it.
@@ -98,9 +99,10 @@ impl Folder {
         self.root.join("online/timestamp.pem")
     }
 
-    /// The embedded store, unless another one is named.
-    pub fn store(&self) -> PathBuf {
-        self.root.join("store.redb")
+    /// The store that is named, or the embedded one of this folder.
+    pub fn store(&self, named: Option<&Location>) -> Location {
+        let own = || Location::Embedded(self.root.join("store.redb"));
+        named.cloned().unwrap_or_else(own)
     }
 
     /// Large objects.

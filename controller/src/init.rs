@@ -46,7 +46,10 @@ pub async fn init(options: &Init, clock: &TimeSource) -> Result<Outcome> {
     online_key(&folder.snapshot_key())?;
     online_key(&folder.timestamp_key())?;
     private_key(&folder.identity_key())?;
-    let records = Records::new(Store::open_file(folder.store()).await?, 0);
+    let store = Store::open(&folder.store(options.store.as_ref()))
+        .await
+        .context("--store")?;
+    let records = Records::new(store, 0);
     first_operator(&folder, &records, &authority, options, clock).await?;
     records.store().clone().close().await?;
     let file = FleetFile {

@@ -144,3 +144,6 @@ pub const LORA_RANK_MAX: u32 = 256;
 
 /// How long a caller waits for the mirror to show what was written before. It takes a millisecond where all is well.
 pub const MIRROR_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Between two attempts to read the whole store again. Each attempt is patient itself.
+pub const MIRROR_RELOAD_PAUSE: Duration = Duration::from_secs(1);

@@ -9,12 +9,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use fieldfare_fleet::rollout::RolloutState;
 use fieldfare_fleet::{DeploymentName, DeviceId, JobName, ModelName, ProfileClass, RoundId, TrainerName};
 use fieldfare_proto::v1;
-use fieldfare_store::{Change, Entry, Key, Revision, Store, Watch, WatchError};
+use fieldfare_store::{Change, Entry, Key, Revision, Store, StoreError, Watch, WatchError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::{Decision, Keys, Place};
-use crate::limits::MIRROR_PATIENCE;
+use crate::limits::{MIRROR_PATIENCE, MIRROR_RELOAD_PAUSE};
 use crate::records::{Record, decode};
 use crate::refusal::{Refusal, chain};
 
@@ -141,8 +141,7 @@ impl Mirror {
         self.news[topic as usize].subscribe()
     }
 
-    /// Ends when the copy shows this revision, or after a short while: what a caller did a moment ago must be there, and a
-    /// revision that changed nothing below the tenant is never told of.
+    /// Ends when the copy shows this revision, or after a short while: what a caller did a moment ago must be there.
     pub async fn reach(&self, revision: Revision) {
         let mut seen = self.seen.subscribe();
         let _ = tokio::time::timeout(MIRROR_PATIENCE, seen.wait_for(|seen| *seen >= revision)).await;
@@ -166,21 +165,41 @@ impl Mirror {
 
     async fn follow(&self, store: Store, keys: Keys, mut watch: Watch) {
         loop {
-            match watch.next().await {
-                Ok(changes) => {
+            match watch.advance().await {
+                Ok(Some(changes)) => {
                     self.apply_all(&keys, changes.changes);
                     self.seen.send_replace(changes.revision);
+                    continue;
                 }
-                Err(WatchError::Compacted { .. } | WatchError::Ahead { .. }) => {
-                    match self.reload(&store, &keys).await {
-                        Ok(again) => watch = again,
-                        Err(error) => return tracing::error!(error = chain(&error), "the mirror of the store ended"),
-                    }
+                Ok(None) => {
+                    self.seen.send_replace(watch.seen());
+                    continue;
                 }
+                Err(WatchError::Compacted { .. } | WatchError::Ahead { .. }) => {}
+                Err(WatchError::Store(StoreError::Closed)) => return,
                 Err(error @ WatchError::Store(_)) => {
-                    return tracing::info!(error = chain(&error), "the mirror of the store ended");
+                    tracing::error!(error = chain(&error), "the mirror of the store begins anew");
                 }
             }
+            match self.reload_patiently(&store, &keys).await {
+                Some(again) => watch = again,
+                None => return,
+            }
+        }
+    }
+
+    /// Reads everything again, however long the store does not answer: decisions rest on a copy that is old meanwhile, and what
+    /// they write must hold against the store. Nothing once the store is closed.
+    async fn reload_patiently(&self, store: &Store, keys: &Keys) -> Option<Watch> {
+        loop {
+            match self.reload(store, keys).await {
+                Ok(watch) => return Some(watch),
+                Err(error) => tracing::error!(error = chain(&error), "the store is not read again"),
+            }
+            if matches!(store.revision().await, Err(StoreError::Closed)) {
+                return None;
+            }
+            tokio::time::sleep(MIRROR_RELOAD_PAUSE).await;
         }
     }
 

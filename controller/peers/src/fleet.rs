@@ -29,6 +29,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::TestStore;
+
 /// Longer than anything here takes; a test that waits for more has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -47,6 +49,8 @@ pub struct Fleet {
     stop: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<anyhow::Result<()>>,
     folder: tempfile::TempDir,
+    // After `served`, which uses it to its end.
+    store: TestStore,
 }
 
 fn command(words: &[&str]) -> Command {
@@ -55,7 +59,7 @@ fn command(words: &[&str]) -> Command {
         .command
 }
 
-async fn start(folder: &Path, time: &TimeSource) -> Server {
+async fn start(folder: &Path, store: &TestStore, time: &TimeSource) -> Server {
     let dir = folder.to_str().unwrap();
     let free = "127.0.0.1:0";
     let run = [
@@ -69,6 +73,8 @@ async fn start(folder: &Path, time: &TimeSource) -> Server {
         "--metrics-listen",
         free,
     ];
+    let store = store.arguments();
+    let run: Vec<&str> = run.into_iter().chain(store.iter().map(String::as_str)).collect();
     let Command::Run(options) = command(&run) else {
         unreachable!("the words say run")
     };
@@ -86,16 +92,21 @@ impl Fleet {
                 .now()
                 .saturating_add(Duration::from_millis(ahead.load(Ordering::SeqCst)))
         });
-        let Command::Init(options) = command(&["init", "--dir", folder.path().to_str().unwrap()]) else {
+        let store = TestStore::start();
+        let words = store.arguments();
+        let words = ["init", "--dir", folder.path().to_str().unwrap()]
+            .into_iter()
+            .chain(words.iter().map(String::as_str));
+        let Command::Init(options) = command(&words.collect::<Vec<_>>()) else {
             unreachable!("the words say init")
         };
         init(&options, &time).await.unwrap();
-        Self::serve(folder, time, ahead_ms).await
+        Self::serve(folder, store, time, ahead_ms).await
     }
 
-    async fn serve(folder: tempfile::TempDir, time: TimeSource, ahead_ms: Arc<AtomicU64>) -> Self {
+    async fn serve(folder: tempfile::TempDir, store: TestStore, time: TimeSource, ahead_ms: Arc<AtomicU64>) -> Self {
         let operator = Identity::load(&folder.path().join("operator")).unwrap().unwrap();
-        let server = start(folder.path(), &time).await;
+        let server = start(folder.path(), &store, &time).await;
         let (plane, endpoints) = (Arc::clone(server.plane()), server.endpoints().clone());
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(server.run_until(async { drop(stopped.await) }));
@@ -108,7 +119,13 @@ impl Fleet {
             stop: Some(stop),
             served,
             folder,
+            store,
         }
+    }
+
+    /// The store, for tests that take it away.
+    pub fn store(&mut self) -> &mut TestStore {
+        &mut self.store
     }
 
     /// The folder of the fleet.
@@ -141,6 +158,7 @@ impl Fleet {
         self.drain().await;
         let Self {
             folder,
+            store,
             time,
             ahead_ms,
             plane,
@@ -148,7 +166,7 @@ impl Fleet {
         } = self;
         // The store is closed with the last of it.
         drop(plane);
-        Self::serve(folder, time, ahead_ms).await
+        Self::serve(folder, store, time, ahead_ms).await
     }
 
     /// A connection of somebody with this identity.

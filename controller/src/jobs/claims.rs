@@ -7,7 +7,7 @@ use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
     self, Claim, ClaimRecord, FederatedWork, ImportWork, JobRecord, JobStage, JobStatusRecord, claim, job_record,
 };
-use fieldfare_store::{Condition, LeaseId};
+use fieldfare_store::{Condition, LeaseError, LeaseId};
 
 use super::is_over;
 use crate::limits::CLAIM_LEASE;
@@ -66,12 +66,16 @@ impl HeldClaim {
     pub(super) async fn renew(&self) -> Result<bool, Refusal> {
         let plane = &self.plane;
         let lease = self.current(plane.records.get(&plane.keys.claim(&self.job)).await?)?;
+        // A store that does not answer takes no claim away: the trainer asks again.
         plane
             .records
             .store()
             .keep_alive(lease)
             .await
-            .map_err(|_| self.stale())?;
+            .map_err(|error| match error {
+                LeaseError::NotLive(_) => self.stale(),
+                error => error.into(),
+            })?;
         let record: Option<JobRecord> = plane.records.get(&plane.keys.job(&self.job)).await?;
         Ok(record.is_none_or(|record| record.cancelled))
     }

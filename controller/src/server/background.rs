@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use fieldfare_fleet::{DeviceId, Digest, TrainerName};
 use fieldfare_proto::v1::{DeviceStanding, ReplicaRecord};
-use fieldfare_store::LeaseId;
+use fieldfare_store::{LeaseError, LeaseId};
 use fieldfare_tls::{Denial, DeniedSet};
 use tokio::task::JoinSet;
 
@@ -28,12 +28,16 @@ pub(super) async fn hold_replica(plane: &Arc<ControlPlane>, tasks: &mut JoinSet<
                 () = plane.shutdown.cancelled() => break,
                 () = tokio::time::sleep(REPLICA_LEASE / 3) => {}
             }
-            if let Err(error) = plane.records.store().keep_alive(lease).await {
-                tracing::warn!(error = chain(&error), "the replica's lease ended; taking another");
-                match register(&plane).await {
-                    Ok(next) => lease = next,
-                    Err(error) => tracing::error!(error = chain(&error), "the replica is not registered"),
+            match plane.records.store().keep_alive(lease).await {
+                Ok(()) => {}
+                Err(error @ LeaseError::NotLive(_)) => {
+                    tracing::warn!(error = chain(&error), "the replica's lease ended; taking another");
+                    match register(&plane).await {
+                        Ok(next) => lease = next,
+                        Err(error) => tracing::error!(error = chain(&error), "the replica is not registered"),
+                    }
                 }
+                Err(error) => tracing::error!(error = chain(&error), "the replica's lease is not renewed"),
             }
         }
         // Without it, the lease ends by itself a little later.

@@ -15,7 +15,7 @@ use fieldfare_proto::v1::enrolment_server::EnrolmentServer;
 use fieldfare_proto::v1::operator_server::OperatorServer;
 use fieldfare_proto::v1::trainer_gateway_server::TrainerGatewayServer;
 use fieldfare_release::tuf::SigningKey;
-use fieldfare_store::Store;
+use fieldfare_store::{Location, Store};
 use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, IdentityHandle, TimeSource, TrustDomain};
 use ring::rand::SystemRandom;
 use tokio::net::TcpListener;
@@ -27,7 +27,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use crate::access::Access;
 use crate::blobs::Blobs;
 use crate::clock::random_bytes;
-use crate::config::{Run, StoreLocation};
+use crate::config::Run;
 use crate::enrolment::EnrolmentService;
 use crate::folder::{EndpointsFile, Folder, Secrecy, read, write};
 use crate::gateway::DeviceGatewayService;
@@ -78,10 +78,8 @@ impl Server {
             artifacts: listen("--artifact-listen", options.artifact_listen).await?,
             metrics: listen("--metrics-listen", options.metrics_listen).await?,
         };
-        let store = match &options.store {
-            Some(StoreLocation::Redb(path)) => Store::open_file(path).await?,
-            None => Store::open_file(folder.store()).await?,
-        };
+        let location = folder.store(options.store.as_ref());
+        let store = Store::open(&location).await.context("--store")?;
         let shutdown = CancellationToken::new();
         let ports = (
             listeners.grpc.local_addr()?.port(),
@@ -96,7 +94,7 @@ impl Server {
         let domain = TrustDomain::new(fleet.domain.as_str())?;
         let authority = load_authority(&folder)?;
         let identity = IdentityHandle::new(own_identity(&folder, &authority, &clock)?);
-        let records = Records::new(store.clone(), epoch(&store, &keys).await?);
+        let records = Records::new(store.clone(), epoch(&store, &location, &keys).await?);
         let blobs = Blobs::local(&folder.blobs())?;
         let online = Arc::new(online_keys(&folder)?);
         let plane = Arc::new(ControlPlane {
@@ -208,9 +206,10 @@ impl Server {
 }
 
 /// The epoch of the fleet's records: restoring a backup raises it in the fleet's own record.
-async fn epoch(store: &Store, keys: &Keys) -> Result<u32> {
+async fn epoch(store: &Store, location: &Location, keys: &Keys) -> Result<u32> {
     let fleet: Option<FleetRecord> = Records::new(store.clone(), 0).get(&keys.fleet()).await?;
-    let fleet = fleet.context("the store holds another fleet, or none: name the one that `init` made")?;
+    let fleet = fleet
+        .with_context(|| format!("--store: {location} holds another fleet, or none: name the one that `init` made"))?;
     Ok(fleet.generation().epoch)
 }
 
