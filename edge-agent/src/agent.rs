@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use fieldfare_member::enrolment::keep_certificate;
 use fieldfare_member::files;
+use fieldfare_proto::v1::RoundInvitation;
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::{Identity, IdentityHandle};
 use tokio::net::TcpListener;
@@ -33,6 +34,8 @@ pub struct Agent {
     installer: Installer,
     session: Session,
     participant: Participant,
+    /// From the session to the participant.
+    invited: mpsc::Receiver<RoundInvitation>,
     state: Arc<ApiState>,
     identity: IdentityHandle,
     config: AgentConfig,
@@ -106,7 +109,6 @@ impl Agent {
             serving: view.serving,
             shelf: Shelf::new(folder.clone()),
             readiness,
-            invitations: invited,
             replies: answers,
             view: rounds,
         };
@@ -116,6 +118,7 @@ impl Agent {
             installer,
             session,
             participant,
+            invited,
             state,
             identity,
             config,
@@ -143,6 +146,7 @@ impl Agent {
             installer,
             session,
             participant,
+            invited,
             state,
             identity,
             config,
@@ -170,7 +174,7 @@ impl Agent {
         });
         let until = token();
         tasks.spawn(async move {
-            participant.run(until).await;
+            participant.run(invited, until).await;
             Ok(())
         });
         let until = token();

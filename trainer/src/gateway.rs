@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use fieldfare_proto::v1::trainer_gateway_client::TrainerGatewayClient;
 use fieldfare_proto::v1::{
-    CheckpointRequest, Claim, ClaimRequest, CloseRoundRequest, Fence, FinishRequest, GetDelegationRequest,
-    GetDelegationResponse, OpenRoundRequest, OpenRoundResponse, ProposeReleaseRequest, PublishReleaseRequest,
-    RenewClaimRequest, RenewClaimResponse, RoundEvent, RoundRef, TrainerHello, WatchRoundRequest, WorkCheckpoint,
-    WorkHint, finish_request, work_checkpoint,
+    CheckpointRequest, CheckpointResponse, Claim, ClaimRequest, CloseRoundRequest, Fence, FinishRequest,
+    GetDelegationRequest, GetDelegationResponse, OpenRoundRequest, OpenRoundResponse, ProposeReleaseRequest,
+    PublishReleaseRequest, RenewClaimRequest, RenewClaimResponse, RoundEvent, RoundRef, TrainerHello,
+    WatchRoundRequest, WorkCheckpoint, WorkHint, finish_request, work_checkpoint,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -136,14 +136,14 @@ impl FencedGateway {
     }
 
     /// Records progress.
-    pub async fn checkpoint(&self, work: work_checkpoint::Work) -> Result<(), CallError> {
+    pub async fn checkpoint(&self, work: work_checkpoint::Work) -> Result<CheckpointResponse, CallError> {
         let checkpoint = Some(WorkCheckpoint { work: Some(work) });
         let message = CheckpointRequest {
             fence: Some(self.fence.clone()),
             checkpoint,
         };
         let send = |mut client: TrainerGatewayClient<Channel>, q| async move { client.checkpoint(q).await };
-        self.gateway.call("Checkpoint", message, send).await.map(drop)
+        self.gateway.call("Checkpoint", message, send).await
     }
 
     /// Picks and invites the cohort of a round.

@@ -185,7 +185,15 @@ async fn refuse_idle(session: &Session, arguments: &Arguments) -> Result<()> {
         ));
     }
     let reports = placements.iter().filter_map(|placement| placement.report.as_ref());
-    if reports.clone().any(|report| !report.chosen.is_empty()) {
+    let unplaced = reports.clone().filter(|report| report.chosen.is_empty()).count();
+    if unplaced < placements.len() {
+        if unplaced > 0 {
+            note(format!(
+                "{unplaced} of {} devices can run no variant of it, and count as unable to converge: `fieldfare plan --release {}` says why",
+                placements.len(),
+                arguments.release
+            ));
+        }
         return Ok(());
     }
     let of_all = reports

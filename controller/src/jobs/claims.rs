@@ -232,6 +232,16 @@ async fn take(
     }))
 }
 
+/// The variants that the devices of a job's deployment run of its base; none for an import.
+pub(super) async fn variants_in_use_by(plane: &ControlPlane, job: &JobName) -> Result<Vec<String>, Refusal> {
+    let record: Option<JobRecord> = plane.records.get(&plane.keys.job(job)).await?;
+    let record = record.ok_or_else(|| Refusal::missing("job", job))?;
+    Ok(match work(plane, &record)? {
+        claim::Work::Federated(work) => work.variants_in_use,
+        claim::Work::Import(_) => Vec::new(),
+    })
+}
+
 fn work(plane: &ControlPlane, record: &JobRecord) -> Result<claim::Work, Refusal> {
     match &record.work {
         Some(job_record::Work::Import(spec)) => Ok(claim::Work::Import(ImportWork {

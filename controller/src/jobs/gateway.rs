@@ -198,7 +198,8 @@ impl TrainerGateway for TrainerGatewayService {
             .checkpoint
             .ok_or_else(|| Refusal::invalid("checkpoint", "is missing"))?;
         self.keep(&held, checkpoint).await?;
-        Ok(Response::new(CheckpointResponse {}))
+        let variants_in_use = claims::variants_in_use_by(&self.plane, &held.job).await?;
+        Ok(Response::new(CheckpointResponse { variants_in_use }))
     }
 
     async fn open_round(&self, request: Request<OpenRoundRequest>) -> Answer<OpenRoundResponse> {

@@ -250,10 +250,19 @@ async fn a_job_is_told_every_variant_in_use() {
         .await
         .unwrap();
     let mut kiln = trainer(&fleet, "kiln").await;
-    let Some(claim::Work::Federated(work)) = claimed(&mut kiln).await.unwrap().work else {
+    let claim = claimed(&mut kiln).await.unwrap();
+    let Some(claim::Work::Federated(work)) = claim.work else {
         panic!("a federated job")
     };
     assert_eq!(work.variants_in_use, ["f16", "q8-0"]);
+    let begun = CheckpointRequest {
+        fence: claim.fence,
+        checkpoint: Some(WorkCheckpoint {
+            work: Some(work_checkpoint::Work::Federated(FederatedCheckpoint::default())),
+        }),
+    };
+    let kept = kiln.checkpoint(begun).await.unwrap().into_inner();
+    assert_eq!(kept.variants_in_use, ["f16", "q8-0"]);
     fleet.stop().await;
 }
 

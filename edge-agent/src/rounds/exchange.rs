@@ -207,7 +207,7 @@ where
                 tracing::warn!(
                     error = process::chain(&error),
                     attempts,
-                    "the trainer cannot be reached; trying again"
+                    "nothing to be had from the trainer; trying again"
                 );
                 tokio::time::sleep(wait).await;
             }

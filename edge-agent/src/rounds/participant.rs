@@ -1,5 +1,6 @@
 //! The task that takes part in rounds, one at a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -27,7 +28,7 @@ use super::training::train;
 use crate::clock;
 use crate::config::Consent;
 use crate::install::Shelf;
-use crate::limits::{MIN_EXAMPLES, READINESS_INTERVAL, TRAIN_ADDRESS_SPACE_SLACK};
+use crate::limits::{INVITATION_QUEUE, MIN_EXAMPLES, READINESS_INTERVAL, TRAIN_ADDRESS_SPACE_SLACK};
 use crate::private::{Budgets, Contribution, Offered, PayError, PrivateStore, RoundKey, StoreError, TrainingSet};
 use crate::process::{self, Binary};
 use crate::serving::{Served, Serving};
@@ -58,42 +59,75 @@ pub struct Participant {
     pub shelf: Shelf,
     /// Whether the device could train.
     pub readiness: Readiness,
-    /// Invitations from the session.
-    pub invitations: mpsc::Receiver<RoundInvitation>,
     /// Answers to the session.
     pub replies: mpsc::Sender<InvitationReply>,
     /// What the owner sees.
     pub view: watch::Sender<RoundsView>,
 }
 
+/// The present invitation again, to a trainer that listens elsewhere since it restarted: what is under way leads nowhere, and what was
+/// paid for goes there. Others wait; beyond as many as may, the session refuses them.
+async fn moved(
+    current: &RoundInvitation,
+    invitations: &mut mpsc::Receiver<RoundInvitation>,
+    waiting: &mut VecDeque<RoundInvitation>,
+) -> RoundInvitation {
+    while waiting.len() < INVITATION_QUEUE {
+        let Some(invitation) = invitations.recv().await else {
+            break;
+        };
+        let same = claimed_round(invitation.ticket.as_ref()) == claimed_round(current.ticket.as_ref());
+        if same && invitation.trainer_endpoint != current.trainer_endpoint {
+            return invitation;
+        }
+        waiting.push_back(invitation);
+    }
+    std::future::pending().await
+}
+
 impl Participant {
-    /// Answers invitations until it is told to stop; a training process ends with it.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Answers invitations from the session until it is told to stop; a training process ends with it.
+    pub async fn run(mut self, mut invitations: mpsc::Receiver<RoundInvitation>, stop: CancellationToken) {
         let mut look = tokio::time::interval(READINESS_INTERVAL);
+        let mut waiting = VecDeque::new();
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = look.tick() => self.readiness.look(false),
-                () = self.readiness.settings_changed() => self.readiness.look(false),
-                invitation = self.invitations.recv() => {
-                    let Some(invitation) = invitation else { return };
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = self.answer(invitation) => {}
+            let invitation = match waiting.pop_front() {
+                Some(invitation) => invitation,
+                None => tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = look.tick() => {
+                        self.readiness.look(false);
+                        continue;
                     }
-                }
+                    () = self.readiness.settings_changed() => {
+                        self.readiness.look(false);
+                        continue;
+                    }
+                    invitation = invitations.recv() => match invitation {
+                        Some(invitation) => invitation,
+                        None => return,
+                    },
+                },
+            };
+            let moved = tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.answer(&invitation) => None,
+                moved = moved(&invitation, &mut invitations, &mut waiting) => Some(moved),
+            };
+            if let Some(moved) = moved {
+                waiting.push_front(moved);
             }
         }
     }
 
-    async fn answer(&self, invitation: RoundInvitation) {
+    async fn answer(&self, invitation: &RoundInvitation) {
         let Some(round) = claimed_round(invitation.ticket.as_ref()) else {
             tracing::warn!("an invitation without a readable ticket was passed over");
             return;
         };
         self.readiness.look(true);
         self.view.send_modify(|view| view.busy = true);
-        let outcome = self.take_part(&invitation, &round).await;
+        let outcome = self.take_part(invitation, &round).await;
         let last = match &outcome {
             Ok(()) => format!("{round}: contributed"),
             Err(refusal) => format!("{round}: {refusal}"),

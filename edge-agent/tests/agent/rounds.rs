@@ -80,7 +80,6 @@ impl Training {
             serving: serving.clone(),
             shelf: Shelf::new(device.folder.clone()),
             readiness: Readiness::new(settings.subscribe(), memory),
-            invitations: invited,
             replies: told,
             view,
         };
@@ -92,7 +91,7 @@ impl Training {
             replies,
             view: shown,
             before: None,
-            running: tokio::spawn(participant.run(stop.clone())),
+            running: tokio::spawn(participant.run(invited, stop.clone())),
             stop,
         }
     }
@@ -116,6 +115,12 @@ impl Training {
             .await
             .expect("the round ends");
         view.unwrap().last.clone().unwrap()
+    }
+
+    /// Waits until no round is under way.
+    pub(crate) async fn idle(&mut self) {
+        let idle = timeout(PATIENCE, self.view.wait_for(|view| !view.busy)).await;
+        idle.expect("the round ends").unwrap();
     }
 
     /// Rounds that the examples have paid.
@@ -167,6 +172,19 @@ async fn an_attempt_is_paid_once_and_sent_again_with_the_same_bytes_also_after_a
     assert_eq!(trainer.contribution().await, bytes);
     let outcome = training.ended().await;
     assert!(outcome.contains("contributed"), "{outcome}");
+    assert_eq!(training.charges(&device), 1);
+
+    // The trainer is silent, and restarts on another port: the controller invites again, and the same bytes go there.
+    trainer.fates(&[Fate::Silence]);
+    training.invite(&first).await;
+    assert_eq!(trainer.contribution().await, bytes);
+    let elsewhere = RoundInvitation {
+        trainer_endpoint: trainer.restarted().await,
+        ..first.clone()
+    };
+    training.invite(&elsewhere).await;
+    assert_eq!(trainer.contribution().await, bytes);
+    training.idle().await;
     assert_eq!(training.charges(&device), 1);
 
     // Another attempt is another contribution, and is paid for; another configuration of the same attempt is refused.

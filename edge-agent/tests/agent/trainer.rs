@@ -61,6 +61,7 @@ pub(crate) struct Trainer {
     controller: Identity,
     endpoint: Endpoint,
     shared: Arc<Mutex<State>>,
+    service: Service,
     contributed: mpsc::UnboundedReceiver<Sha256Digest>,
 }
 
@@ -122,31 +123,41 @@ impl Rounds for Service {
     }
 }
 
+/// Serves on a free port, as this trainer.
+async fn listen(identity: &Identity, service: Service) -> Endpoint {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint::new("127.0.0.1", listener.local_addr().unwrap().port()).unwrap();
+    let handle = IdentityHandle::new(identity.clone());
+    let settings = AcceptorSettings::enrolled_only(handle, DenyList::default(), clock::time_source());
+    let acceptor = Acceptor::new(listener, settings).unwrap();
+    let server = tonic::transport::Server::builder()
+        .add_service(RoundsServer::new(service))
+        .serve_with_incoming(acceptor);
+    tokio::spawn(async { server.await.unwrap() });
+    endpoint
+}
+
 impl Trainer {
     pub(crate) async fn start(fleet: &Fleet) -> Self {
         let identity = fleet.trainer();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Endpoint::new("127.0.0.1", listener.local_addr().unwrap().port()).unwrap();
-        let handle = IdentityHandle::new(identity.clone());
-        let settings = AcceptorSettings::enrolled_only(handle, DenyList::default(), clock::time_source());
-        let acceptor = Acceptor::new(listener, settings).unwrap();
-        let shared = Arc::<Mutex<State>>::default();
         let (sender, contributed) = mpsc::unbounded_channel();
         let service = Service {
-            shared: Arc::clone(&shared),
+            shared: Arc::default(),
             contributed: sender,
         };
-        let server = tonic::transport::Server::builder()
-            .add_service(RoundsServer::new(service))
-            .serve_with_incoming(acceptor);
-        tokio::spawn(async { server.await.unwrap() });
         Self {
+            endpoint: listen(&identity, service.clone()).await,
             identity,
             controller: fleet.controller(),
-            endpoint,
-            shared,
+            shared: Arc::clone(&service.shared),
+            service,
             contributed,
         }
+    }
+
+    /// The address of the same trainer after a restart.
+    pub(crate) async fn restarted(&self) -> String {
+        listen(&self.identity, self.service.clone()).await.to_string()
     }
 
     /// What becomes of the next answers; those after them arrive.

@@ -2657,8 +2657,12 @@ pub struct CheckpointRequest {
     #[prost(message, optional, tag = "2")]
     pub checkpoint: ::core::option::Option<WorkCheckpoint>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CheckpointResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckpointResponse {
+    /// Of a federated job: the variants that devices run now, which may be others than when the job was claimed.
+    #[prost(string, repeated, tag = "1")]
+    pub variants_in_use: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkCheckpoint {
     #[prost(oneof = "work_checkpoint::Work", tags = "1, 2")]

@@ -130,10 +130,8 @@ impl Import<'_> {
             done,
             total,
         };
-        Ok(self
-            .gateway
-            .checkpoint(work_checkpoint::Work::Import(checkpoint))
-            .await?)
+        let kept = self.gateway.checkpoint(work_checkpoint::Work::Import(checkpoint));
+        Ok(kept.await.map(drop)?)
     }
 
     /// The held-out text on which every variant is evaluated.

@@ -147,7 +147,10 @@ impl<'a> Drive<'a> {
         let Some(attempted) = &self.attempted else { return };
         let (round, configuration) = (attempted.id.clone(), attempted.configuration_sha256);
         match offer {
-            Offer::Joined { device } => self.tell(Event::Joined { round, device }),
+            Offer::Joined { device, answer } => {
+                // A device that hung up asks again, and gets the same answer.
+                let _ = answer.send(self.decide(Event::Joined { round, device }));
+            }
             Offer::Contributed {
                 device,
                 contribution,
@@ -422,7 +425,7 @@ impl<'a> Drive<'a> {
         tracing::warn!(%round, cause, dropped = ?attempted.dropped, "the attempt is abandoned");
         attempted.forget(self.job);
         self.checkpoint.attempt = round.attempt.0;
-        self.job.checkpoint(self.checkpoint.clone()).await
+        self.job.checkpoint(self.checkpoint.clone()).await.map(drop)
     }
 }
 

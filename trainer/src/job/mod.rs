@@ -49,7 +49,7 @@ pub(crate) async fn run(
     // Asked before the first round: what the trainer could not sign in the end, no device shall pay for.
     job.gateway.delegation(job.plan.base.manifest.model.to_string()).await?;
     let mut checkpoint = match from {
-        Some(checkpoint) if !checkpoint.before.is_empty() => checkpoint,
+        Some(checkpoint) if !checkpoint.before.is_empty() => job.complete(checkpoint).await?,
         _ => job.begin().await?,
     };
     let mut state = job.state(&checkpoint).await?;
@@ -57,7 +57,7 @@ pub(crate) async fn run(
         (checkpoint, state) = drive::rounds(&job, checkpoint, state).await?;
     }
     checkpoint.stage = JobStage::Evaluating.into();
-    job.checkpoint(checkpoint.clone()).await?;
+    job.refuse_stale(&job.checkpoint(checkpoint.clone()).await?)?;
     let measured = job.measure_all(&state).await?;
     let (evaluations, reasons) = gate::judge(&job.plan.spec.gate.unwrap_or_default(), &checkpoint.before, &measured);
     if !reasons.is_empty() {
@@ -104,17 +104,60 @@ impl<'a> Job<'a> {
         })
     }
 
-    async fn checkpoint(&self, checkpoint: FederatedCheckpoint) -> Result<(), WorkError> {
-        Ok(self
-            .gateway
-            .checkpoint(work_checkpoint::Work::Federated(checkpoint))
-            .await?)
+    /// Keeps a checkpoint; the variants that devices run now.
+    async fn checkpoint(&self, checkpoint: FederatedCheckpoint) -> Result<Vec<String>, WorkError> {
+        let kept = self.gateway.checkpoint(work_checkpoint::Work::Federated(checkpoint));
+        Ok(kept.await?.variants_in_use)
+    }
+
+    /// Devices may have moved to a variant that is not here: the claim on the job is taken anew then, with what is in use.
+    fn refuse_stale(&self, in_use: &[String]) -> Result<(), WorkError> {
+        let here: Vec<String> = (0..self.bench.variants()).map(|index| self.bench.name(index)).collect();
+        match in_use.iter().find(|variant| !here.contains(variant)) {
+            Some(moved) => Err(WorkError::interrupted("judging every variant in use")(format!(
+                "devices have moved to {moved} since the job was claimed"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The checkpoint of a job that begins: the losses before it, and the state that its first round starts from.
     async fn begin(&self) -> Result<FederatedCheckpoint, WorkError> {
         let start = self.bench.start().map_err(WorkError::Impossible)?;
-        let measured = self.measure_all(&start).await?;
+        let before = self.before(&start).await?;
+        let state_sha256 = self
+            .workshop
+            .artifacts
+            .store(bench::encode(&start))
+            .await?
+            .as_bytes()
+            .to_vec();
+        let stage = JobStage::Running.into();
+        let checkpoint = FederatedCheckpoint {
+            state_sha256,
+            stage,
+            before,
+            ..FederatedCheckpoint::default()
+        };
+        self.checkpoint(checkpoint.clone()).await?;
+        Ok(checkpoint)
+    }
+
+    /// The checkpoint with the losses before the job of variants that were not in use when it began.
+    async fn complete(&self, checkpoint: FederatedCheckpoint) -> Result<FederatedCheckpoint, WorkError> {
+        let is_known = |name: &String| checkpoint.before.iter().any(|known| known.variant == *name);
+        let all_known = (0..self.bench.variants()).all(|index| is_known(&self.bench.name(index)));
+        if all_known {
+            return Ok(checkpoint);
+        }
+        let start = self.bench.start().map_err(WorkError::Impossible)?;
+        let before = self.before(&start).await?;
+        Ok(FederatedCheckpoint { before, ..checkpoint })
+    }
+
+    /// How every variant in use does before the job.
+    async fn before(&self, start: &[f32]) -> Result<Vec<VariantEvaluation>, WorkError> {
+        let measured = self.measure_all(start).await?;
         let majority = self.evaluation.majority_rate();
         let before = measured.iter().map(|(variant, measured)| VariantEvaluation {
             variant: variant.clone(),
@@ -134,22 +177,7 @@ impl<'a> Job<'a> {
                 "before the job"
             );
         }
-        let state_sha256 = self
-            .workshop
-            .artifacts
-            .store(bench::encode(&start))
-            .await?
-            .as_bytes()
-            .to_vec();
-        let stage = JobStage::Running.into();
-        let checkpoint = FederatedCheckpoint {
-            state_sha256,
-            stage,
-            before,
-            ..FederatedCheckpoint::default()
-        };
-        self.checkpoint(checkpoint.clone()).await?;
-        Ok(checkpoint)
+        Ok(before)
     }
 
     /// The state after the last committed round.

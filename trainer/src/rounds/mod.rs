@@ -26,10 +26,12 @@ pub use store::{ContributionStore, Kept, Put, StoreError};
 /// What a device tells a round.
 #[derive(Debug)]
 pub enum Offer {
-    /// It has fetched the configuration.
+    /// It fetches the configuration or, before it pays, asks whether the round would still take its contribution.
     Joined {
         /// The device.
         device: DeviceId,
+        /// What the round says to it.
+        answer: oneshot::Sender<Result<Answer, Refused>>,
     },
     /// Its contribution is on disk.
     Contributed {

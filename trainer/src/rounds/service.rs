@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fieldfare_fleet::round::{Answer, Refused};
-use fieldfare_fleet::{ByteSize, Digest};
+use fieldfare_fleet::{ByteSize, DeviceId, Digest};
 use fieldfare_member::ticket::{Ticket, TicketError};
 use fieldfare_proto::v1::rounds_server::Rounds;
 use fieldfare_proto::v1::{
@@ -235,6 +235,15 @@ fn part(part: configure_response::Part) -> Result<ConfigureResponse, Status> {
     Ok(ConfigureResponse { part: Some(part) })
 }
 
+/// Whether the round takes a contribution of the device, should it train now.
+async fn join(open: &OpenRound, device: DeviceId) -> Result<(), TurnedAway> {
+    let (answer, answered) = oneshot::channel();
+    let offer = Offer::Joined { device, answer };
+    open.offers.send(offer).await.map_err(|_| TurnedAway::NoRound)?;
+    answered.await.map_err(|_| TurnedAway::NoRound)??;
+    Ok(())
+}
+
 #[tonic::async_trait]
 impl Rounds for RoundsService {
     type ConfigureStream = Pin<Box<dyn Stream<Item = Result<ConfigureResponse, Status>> + Send>>;
@@ -242,8 +251,8 @@ impl Rounds for RoundsService {
     async fn configure(&self, request: Request<ConfigureRequest>) -> Result<Response<Self::ConfigureStream>, Status> {
         let peer = peer(request.extensions())?;
         let (ticket, open) = self.admit(&peer, request.into_inner().ticket)?;
+        join(&open, ticket.device).await?;
         tracing::debug!(device = %ticket.device, round = %open.round.id, "configured");
-        let _ = open.offers.send(Offer::Joined { device: ticket.device }).await;
         let configuration = configure_response::Part::Configuration(open.round.configuration.to_vec());
         let state = open.round.state.clone();
         let chunks = (0..state.len()).step_by(CHUNK_BYTES).map(move |start| {

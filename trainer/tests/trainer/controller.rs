@@ -38,6 +38,8 @@ pub(crate) struct State {
     /// Checkpoints with this many built variants are never answered: the trainer can be killed right there.
     pub(crate) hold_after_built: Option<usize>,
     pub(crate) lease_ms: u32,
+    /// A variant that devices have moved to when the job is about to be judged.
+    pub(crate) moved_to: Option<String>,
     /// No operator has let the trainer sign anything.
     pub(crate) delegates_nothing: bool,
     pub(crate) hello: Option<TrainerHello>,
@@ -133,7 +135,7 @@ impl Controller {
         self.state.lock().unwrap()
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.state());
         self.changed.send_modify(|count| *count += 1);
         result
@@ -249,18 +251,23 @@ impl TrainerGateway for Controller {
 
     async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Result<Response<CheckpointResponse>, Status> {
         let CheckpointRequest { fence, checkpoint } = request.into_inner();
-        let hold = self.fenced(fence, |state| {
+        let (hold, variants_in_use) = self.fenced(fence, |state| {
             state.checkpoint = checkpoint.and_then(|checkpoint| checkpoint.work);
             let built = match &state.checkpoint {
                 Some(work_checkpoint::Work::Import(import)) => Some(import.built.len()),
                 _ => None,
             };
-            state.hold_after_built.is_some() && state.hold_after_built == built
+            let judging = matches!(&state.checkpoint, Some(work_checkpoint::Work::Federated(checkpoint)) if checkpoint.stage() == JobStage::Evaluating);
+            let moved = if judging { state.moved_to.take() } else { None };
+            // A trainer takes its own claim over.
+            state.claimed &= moved.is_none();
+            let hold = state.hold_after_built.is_some() && state.hold_after_built == built;
+            (hold, moved.into_iter().collect())
         })?;
         if hold {
             std::future::pending::<()>().await;
         }
-        Ok(Response::new(CheckpointResponse {}))
+        Ok(Response::new(CheckpointResponse { variants_in_use }))
     }
 
     async fn open_round(&self, request: Request<OpenRoundRequest>) -> Result<Response<OpenRoundResponse>, Status> {

@@ -268,9 +268,15 @@ async fn a_job_that_gains_is_published_and_its_release_verifies_as_a_device_veri
     let folder = tempfile::tempdir().unwrap();
     stage.enrol("t1", folder.path());
     let following = follow(&stage, folder.path(), devices(&stage, &data));
+    controller.change(|state| state.moved_to = Some("q8-0".to_owned()));
     controller.offer(work(controller, &data, spec()));
     let _child = start(folder.path()).await;
     let outcome = controller.until(|state| state.finished.clone()).await;
+    assert_eq!(
+        controller.state().token,
+        2,
+        "what devices moved to was not here: the job is claimed anew"
+    );
     let finish_request::Outcome::Succeeded(succeeded) = outcome else {
         panic!("{outcome:?}")
     };

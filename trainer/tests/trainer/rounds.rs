@@ -91,7 +91,7 @@ impl Stage {
         ContributionStore::open(self.folder.path(), &round_id(1)).unwrap()
     }
 
-    /// Opens the round; every contribution is answered as `decide` says.
+    /// Opens the round; every contribution is answered as `decide` says. Device 2 has left it.
     fn open(&self, decide: impl Fn(Digest) -> Result<Answer, Refused> + Send + 'static) -> (OpenGuard, JoinHandle<()>) {
         let (guard, mut offers) = self.handle.open(RoundOffered {
             id: round_id(1),
@@ -103,11 +103,14 @@ impl Stage {
         });
         let deciding = tokio::spawn(async move {
             while let Some(offer) = offers.recv().await {
-                if let Offer::Contributed {
-                    contribution, answer, ..
-                } = offer
-                {
-                    answer.send(decide(contribution)).unwrap();
+                match offer {
+                    Offer::Contributed {
+                        contribution, answer, ..
+                    } => answer.send(decide(contribution)).unwrap(),
+                    Offer::Joined { device, answer } if device == device_id(2) => {
+                        answer.send(Err(Refused::LeftRound { device })).unwrap();
+                    }
+                    Offer::Joined { answer, .. } => answer.send(Ok(Answer::Taken)).unwrap(),
                 }
             }
         });
@@ -223,6 +226,22 @@ async fn an_invited_device_gets_the_configuration_and_state_and_contributes_once
         stage.store().read(&device_id(1), sha256(&bytes)).unwrap(),
         bytes,
         "the first contribution stays"
+    );
+    stage.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_has_left_the_round_is_told_before_it_trains_or_pays() {
+    let stage = Stage::new().await;
+    let (_guard, _deciding) = stage.open(|_| Ok(Answer::Taken));
+    let device = stage.fleet.device(2);
+    let request = ConfigureRequest {
+        ticket: Some(stage.draft(&device).sign(&stage.controller)),
+    };
+    let refused = stage.client(&device).await.configure(request).await.unwrap_err();
+    assert!(
+        refused.code() == Code::FailedPrecondition && refused.message().contains("has left the round"),
+        "{refused}"
     );
     stage.stop.cancel();
 }

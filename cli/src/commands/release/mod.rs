@@ -141,6 +141,17 @@ pub async fn delegate(session: &Session, model: &str, trainer: &str) -> Result<u
     .await
 }
 
+/// Deployments whose devices have a release.
+async fn running(session: &Session, manifest_target: &str) -> Result<Vec<String>> {
+    let request = v1::ListDeploymentsRequest {};
+    let answer = session.client.call(request, |mut api, request| async move {
+        api.list_deployments(request).await
+    });
+    let found = answer.await?.deployments.into_iter();
+    let runs = found.filter(|deployment| deployment.current_manifest == manifest_target);
+    Ok(runs.map(|deployment| deployment.name).collect())
+}
+
 /// A release that was listed, or is no longer.
 #[derive(Serialize)]
 struct Listed<'a> {
@@ -247,6 +258,11 @@ pub async fn run(global: &Global, action: Action) -> Result<()> {
             let (name, _) = manifest(&get(&session, &release).await?)?;
             let targets_version = signing::withdraw_release(&session.context, &session.client, &name).await?;
             note("devices that run it go on until a rollout");
+            for deployment in running(&session, name.as_str()).await? {
+                note(format!(
+                    "the deployment {deployment} runs it: from now on its rollouts have nothing to go back to"
+                ));
+            }
             let listed = Listed {
                 manifest_target: name.as_str(),
                 standing: "withdrawn",

@@ -169,15 +169,8 @@ impl fmt::Display for AbandonCause {
         match self {
             Self::TooFewEligible { eligible, quorum } => write!(f, "{eligible} devices eligible, {quorum} needed"),
             Self::TooFewContributions {
-                contributions,
-                quorum,
-                declined,
-            } => {
-                write!(f, "{contributions} contributions, {quorum} needed")?;
-                declined
-                    .iter()
-                    .try_for_each(|(reason, count)| write!(f, "; {count} declined ({reason:?})"))
-            }
+                contributions, quorum, ..
+            } => write!(f, "{contributions} contributions, {quorum} needed"),
             Self::LossRose {
                 variant,
                 evaluation,

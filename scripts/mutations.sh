@@ -1,0 +1,48 @@
+# Sourced by ./test --mutations: breaks one promise at a time, and sees that a test notices. Expects bash with -euo pipefail.
+#
+# tests/mutations/*.patch are diffs against the repository. The first line of each says what it breaks and who must notice:
+#   # promise: NUMBER, caught by: ARGUMENTS OF `cargo test`
+# Each is applied to a copy of the commit at hand, whose target folder stays for the next one. The same tests must pass without it.
+
+# mutation_arguments FILE: the arguments of `cargo test` that must fail.
+mutation_arguments() { sed -n '1s/^# promise: [0-9]*, caught by: //p' "$1"; }
+
+run_mutations() {
+  local here copy patch arguments outcome missed=() total=0
+  here=$(pwd)
+  copy="${XDG_CACHE_HOME:-$HOME/.cache}/fieldfare/mutations"
+  [ -z "$(git status --porcelain)" ] || fail "commit first: mutations are tried on the commit at hand"
+  if [ ! -d "$copy/.git" ]; then
+    mkdir -p "$copy"
+    git clone -q "$here" "$copy"
+  fi
+  git -C "$copy" fetch -q "$here" HEAD
+  git -C "$copy" reset -q --hard FETCH_HEAD
+  unset CARGO_TARGET_DIR
+  for patch in tests/mutations/*.patch; do
+    arguments=$(mutation_arguments "$patch")
+    [ -n "$arguments" ] || fail "$patch: the first line is not '# promise: N, caught by: ...'"
+    total=$((total + 1))
+    # Without the patch first: a test that always fails would notice everything.
+    for outcome in passes fails; do
+      git -C "$copy" reset -q --hard
+      if [ "$outcome" = fails ]; then
+        git -C "$copy" apply "$here/$patch" || fail "$patch does not apply any more: make it anew"
+      fi
+      say "$(basename "$patch" .patch): cargo test $arguments ($outcome)"
+      # shellcheck disable=SC2086
+      if (cd "$copy" && cargo test -q --locked $arguments) >"$copy/mutation.log" 2>&1; then
+        [ "$outcome" = passes ] || missed+=("$patch")
+      elif [ "$outcome" = passes ] || ! grep -q '^test result: FAILED' "$copy/mutation.log"; then
+        tail -n 30 "$copy/mutation.log" >&2
+        fail "$patch: cargo test $arguments did not get as far as to judge"
+      fi
+    done
+    git -C "$copy" reset -q --hard
+  done
+  if [ "${#missed[@]}" -ne 0 ]; then
+    printf 'not caught: %s\n' "${missed[@]}" >&2
+    fail "${#missed[@]} of $total mutations were not caught"
+  fi
+  say "all $total mutations were caught"
+}
