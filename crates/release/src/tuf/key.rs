@@ -129,15 +129,22 @@ impl PublicKey {
 
     /// Whether the key made this signature of this message.
     pub(super) fn verifies(&self, message: &[u8], signature: &Signature) -> bool {
-        let Some(point) = self.point() else { return false };
         let lower = !signature.sig.bytes().any(|byte| byte.is_ascii_uppercase());
-        let Ok(der) = hex::decode(&signature.sig) else {
-            return false;
-        };
-        lower
-            && UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
-                .verify(message, &der)
+        hex::decode(&signature.sig).is_ok_and(|der| lower && self.verifies_der(message, &der))
+    }
+
+    /// Whether the key made this DER signature of this message, outside of metadata.
+    pub fn verifies_der(&self, message: &[u8], der: &[u8]) -> bool {
+        self.point().is_some_and(|point| {
+            UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
+                .verify(message, der)
                 .is_ok()
+        })
+    }
+
+    /// The SubjectPublicKeyInfo in DER; nothing for a key of another type than ours.
+    pub fn to_der(&self) -> Option<Vec<u8>> {
+        self.point().map(|point| [&SPKI_PREFIX[..], &point].concat())
     }
 
     /// The point, which is the identity of the key whatever it is called and however its PEM is broken into lines.
@@ -210,12 +217,20 @@ impl SigningKey {
     /// # Errors
     /// [`KeyError::Randomness`].
     pub fn sign(&self, message: &[u8], rng: &dyn SecureRandom) -> Result<Signature, KeyError> {
-        let der = self.pair.sign(rng, message).map_err(|_| KeyError::Randomness)?;
         Ok(Signature {
             keyid: self.id.clone(),
-            sig: hex::encode(der),
+            sig: hex::encode(self.sign_der(message, rng)?),
             extra: Extra::new(),
         })
+    }
+
+    /// Signs a message outside of metadata. The signature is in DER.
+    ///
+    /// # Errors
+    /// [`KeyError::Randomness`].
+    pub fn sign_der(&self, message: &[u8], rng: &dyn SecureRandom) -> Result<Vec<u8>, KeyError> {
+        let der = self.pair.sign(rng, message).map_err(|_| KeyError::Randomness)?;
+        Ok(der.as_ref().to_vec())
     }
 
     fn from_pkcs8(pkcs8: &[u8], rng: &dyn SecureRandom) -> Result<Self, KeyError> {
@@ -282,6 +297,9 @@ mod tests {
         assert!(key.public().verifies(b"message", &signature));
         assert!(!key.public().verifies(b"massage", &signature));
         assert!(!other.public().verifies(b"message", &signature));
+        let der = key.sign_der(b"message", &rng).unwrap();
+        assert!(key.public().verifies_der(b"message", &der) && !other.public().verifies_der(b"message", &der));
+        assert_eq!(key.public().to_der().unwrap().len(), 91);
         assert!(!format!("{key:?}").contains(&key.to_pem()[30..40]));
     }
 }
