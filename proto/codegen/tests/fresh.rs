@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "fieldfare/v1/domain.proto",
     "fieldfare/v1/enrolment.proto",
     "fieldfare/v1/device.proto",
@@ -10,6 +10,7 @@ const FILES: [&str; 7] = [
     "fieldfare/v1/trainer.proto",
     "fieldfare/v1/operator.proto",
     "fieldfare/v1/state.proto",
+    "fieldfare/v1/audit.proto",
 ];
 
 #[test]

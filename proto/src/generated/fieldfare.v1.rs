@@ -7364,3 +7364,352 @@ impl OwnerKind {
         }
     }
 }
+/// What is written into audit logs, by controllers and by devices. A record never holds the content of a prompt, an answer or an
+/// example, nor a secret.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditRecord {
+    #[prost(int64, tag = "1")]
+    pub at_unix_ms: i64,
+    #[prost(oneof = "audit_record::Event", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    pub event: ::core::option::Option<audit_record::Event>,
+}
+/// Nested message and enum types in `AuditRecord`.
+pub mod audit_record {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        #[prost(message, tag = "2")]
+        Opened(super::AuditOpened),
+        #[prost(message, tag = "3")]
+        Gap(super::AuditGap),
+        /// Of controllers.
+        #[prost(message, tag = "4")]
+        Call(super::AuditCall),
+        #[prost(message, tag = "5")]
+        Outcome(super::AuditOutcome),
+        #[prost(message, tag = "6")]
+        Certificate(super::AuditCertificate),
+        #[prost(message, tag = "7")]
+        RolloutDecision(super::AuditRolloutDecision),
+        /// Of devices.
+        #[prost(message, tag = "8")]
+        ModelChange(super::AuditModelChange),
+        #[prost(message, tag = "9")]
+        Inference(super::AuditInference),
+    }
+}
+/// A process began to write.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditOpened {
+    /// "fieldfare-controller" or "fieldfare-agent".
+    #[prost(string, tag = "1")]
+    pub program: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// Whose log it is.
+    #[prost(string, tag = "3")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// The first record of a new log.
+    #[prost(bool, tag = "4")]
+    pub began: bool,
+    /// Bytes of an unfinished write that were cut off at the end. Nobody had been told that they were written.
+    #[prost(uint64, tag = "5")]
+    pub cut_bytes: u64,
+    /// A new log that takes the place of one that could not be continued: why that could not.
+    #[prost(string, tag = "6")]
+    pub replaces: ::prost::alloc::string::String,
+}
+/// Records for which there was no room, or no working disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditGap {
+    #[prost(uint64, tag = "1")]
+    pub records: u64,
+    #[prost(int64, tag = "2")]
+    pub since_unix_ms: i64,
+}
+/// Somebody asks the controller for a change. Written before anything is done about it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditCall {
+    /// Who, by the certificate.
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// Service and method: "fieldfare.v1.Operator/ApplyDeployment".
+    #[prost(string, tag = "2")]
+    pub method: ::prost::alloc::string::String,
+    /// The request itself; empty where it is too long, and then its digest stands for it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub request: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub request_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "5")]
+    pub request_bytes: u64,
+}
+/// What became of a call or a decision. Without one, the process ended meanwhile.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditOutcome {
+    /// Index of its record in this log.
+    #[prost(uint64, tag = "1")]
+    pub of_record: u64,
+    /// Code of gRPC; 0 is OK.
+    #[prost(uint32, tag = "2")]
+    pub code: u32,
+    /// Why it was refused.
+    #[prost(string, tag = "3")]
+    pub detail: ::prost::alloc::string::String,
+    /// The answer to a call; empty where it is too long.
+    #[prost(bytes = "vec", tag = "4")]
+    pub response: ::prost::alloc::vec::Vec<u8>,
+}
+/// A certificate, before it is handed out.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditCertificate {
+    #[prost(enumeration = "AuditCertificateCause", tag = "1")]
+    pub cause: i32,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// SHA-256 of the public key.
+    #[prost(bytes = "vec", tag = "3")]
+    pub key_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// The join token; empty for a renewal.
+    #[prost(string, tag = "4")]
+    pub token_id: ::prost::alloc::string::String,
+    /// SHA-256 of the certificate; empty where there is none yet.
+    #[prost(bytes = "vec", tag = "5")]
+    pub certificate_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(int64, tag = "6")]
+    pub not_after_unix_ms: i64,
+}
+/// A decision about a rollout, before it counts. One with the generation of a later one was not carried out.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditRolloutDecision {
+    #[prost(string, tag = "1")]
+    pub deployment: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub rollout_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub from_manifest: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub to_manifest: ::prost::alloc::string::String,
+    /// Of the desired state that follows.
+    #[prost(message, optional, tag = "5")]
+    pub generation: ::core::option::Option<Generation>,
+    /// The operator who commanded it; empty where the rollout decided by itself.
+    #[prost(string, tag = "6")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "7")]
+    pub milestones: ::prost::alloc::vec::Vec<AuditMilestone>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditMilestone {
+    /// "wave_opened", "wave_passed", "rollback_began", "completed" and so on.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// From 0; only where the milestone is of a wave.
+    #[prost(uint32, optional, tag = "2")]
+    pub wave: ::core::option::Option<u32>,
+    /// What the gates said, with the numbers.
+    #[prost(message, repeated, tag = "3")]
+    pub gates: ::prost::alloc::vec::Vec<GateStatus>,
+    #[prost(string, tag = "4")]
+    pub detail: ::prost::alloc::string::String,
+}
+/// A model as it is installed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditModel {
+    /// MODEL.rNUMBER.
+    #[prost(string, tag = "1")]
+    pub release: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub variant: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub manifest_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub weights_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Empty without an adapter.
+    #[prost(bytes = "vec", tag = "5")]
+    pub adapter_sha256: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditModelChange {
+    #[prost(enumeration = "AuditModelChangeKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub deployment: ::prost::alloc::string::String,
+    /// The assignment that it follows from.
+    #[prost(message, optional, tag = "3")]
+    pub assignment: ::core::option::Option<Generation>,
+    #[prost(message, optional, tag = "4")]
+    pub model: ::core::option::Option<AuditModel>,
+    /// What served before.
+    #[prost(message, optional, tag = "5")]
+    pub previous: ::core::option::Option<AuditModel>,
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// An answer that was generated for a client, without a word of it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditInference {
+    #[prost(enumeration = "AuditInferenceKind", tag = "1")]
+    pub kind: i32,
+    #[prost(message, optional, tag = "2")]
+    pub model: ::core::option::Option<AuditModel>,
+    #[prost(enumeration = "AuditInferenceEnd", tag = "3")]
+    pub end: i32,
+    /// From the request to its end.
+    #[prost(uint32, tag = "4")]
+    pub latency_ms: u32,
+    /// From the request to the first piece of text; absent where none came.
+    #[prost(uint32, optional, tag = "5")]
+    pub first_text_ms: ::core::option::Option<u32>,
+    /// The figures below are absent where the model did not finish.
+    #[prost(uint32, optional, tag = "6")]
+    pub prompt_tokens: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "7")]
+    pub completion_tokens: ::core::option::Option<u32>,
+    /// Geometric mean of the probabilities of the tokens generated, 0 to 1.
+    #[prost(float, optional, tag = "8")]
+    pub confidence: ::core::option::Option<f32>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditCertificateCause {
+    Unspecified = 0,
+    /// Somebody joined with a token.
+    Enrolled = 1,
+    /// A device joined with a token and waits for approval: it has no certificate yet.
+    Pending = 2,
+    Renewed = 3,
+}
+impl AuditCertificateCause {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_CERTIFICATE_CAUSE_UNSPECIFIED",
+            Self::Enrolled => "AUDIT_CERTIFICATE_CAUSE_ENROLLED",
+            Self::Pending => "AUDIT_CERTIFICATE_CAUSE_PENDING",
+            Self::Renewed => "AUDIT_CERTIFICATE_CAUSE_RENEWED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_CERTIFICATE_CAUSE_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_CERTIFICATE_CAUSE_ENROLLED" => Some(Self::Enrolled),
+            "AUDIT_CERTIFICATE_CAUSE_PENDING" => Some(Self::Pending),
+            "AUDIT_CERTIFICATE_CAUSE_RENEWED" => Some(Self::Renewed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditModelChangeKind {
+    Unspecified = 0,
+    /// Its bytes were verified and probed, and it begins to serve. Written before it does.
+    Switched = 1,
+    /// It served before and serves again, since the one after it failed.
+    Reverted = 2,
+    /// It no longer serves and none follows.
+    Stopped = 3,
+    /// The agent started, and this is what is installed.
+    Found = 4,
+    /// Installing it was given up.
+    Refused = 5,
+}
+impl AuditModelChangeKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_MODEL_CHANGE_KIND_UNSPECIFIED",
+            Self::Switched => "AUDIT_MODEL_CHANGE_KIND_SWITCHED",
+            Self::Reverted => "AUDIT_MODEL_CHANGE_KIND_REVERTED",
+            Self::Stopped => "AUDIT_MODEL_CHANGE_KIND_STOPPED",
+            Self::Found => "AUDIT_MODEL_CHANGE_KIND_FOUND",
+            Self::Refused => "AUDIT_MODEL_CHANGE_KIND_REFUSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_MODEL_CHANGE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_MODEL_CHANGE_KIND_SWITCHED" => Some(Self::Switched),
+            "AUDIT_MODEL_CHANGE_KIND_REVERTED" => Some(Self::Reverted),
+            "AUDIT_MODEL_CHANGE_KIND_STOPPED" => Some(Self::Stopped),
+            "AUDIT_MODEL_CHANGE_KIND_FOUND" => Some(Self::Found),
+            "AUDIT_MODEL_CHANGE_KIND_REFUSED" => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditInferenceKind {
+    Unspecified = 0,
+    Completion = 1,
+    Chat = 2,
+}
+impl AuditInferenceKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_INFERENCE_KIND_UNSPECIFIED",
+            Self::Completion => "AUDIT_INFERENCE_KIND_COMPLETION",
+            Self::Chat => "AUDIT_INFERENCE_KIND_CHAT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_INFERENCE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_INFERENCE_KIND_COMPLETION" => Some(Self::Completion),
+            "AUDIT_INFERENCE_KIND_CHAT" => Some(Self::Chat),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditInferenceEnd {
+    Unspecified = 0,
+    /// The model or a stop string ended it.
+    Stop = 1,
+    /// The most tokens that were asked for, or that fit.
+    Length = 2,
+    /// The client went away.
+    Cancelled = 3,
+    Failed = 4,
+}
+impl AuditInferenceEnd {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_INFERENCE_END_UNSPECIFIED",
+            Self::Stop => "AUDIT_INFERENCE_END_STOP",
+            Self::Length => "AUDIT_INFERENCE_END_LENGTH",
+            Self::Cancelled => "AUDIT_INFERENCE_END_CANCELLED",
+            Self::Failed => "AUDIT_INFERENCE_END_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_INFERENCE_END_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_INFERENCE_END_STOP" => Some(Self::Stop),
+            "AUDIT_INFERENCE_END_LENGTH" => Some(Self::Length),
+            "AUDIT_INFERENCE_END_CANCELLED" => Some(Self::Cancelled),
+            "AUDIT_INFERENCE_END_FAILED" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
