@@ -87,6 +87,9 @@ pub enum Command {
     /// Federated jobs and imports.
     #[command(subcommand, alias = "jobs")]
     Job(commands::job::Action),
+    /// Audit logs of controllers and devices, offline: from their files alone.
+    #[command(subcommand)]
+    Audit(commands::audit::Action),
     /// Prints the completions of a shell.
     Completions(commands::completions::Arguments),
 }

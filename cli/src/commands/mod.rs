@@ -1,5 +1,6 @@
 //! One module per noun. Each parses its own arguments, calls the controller, and shows a view.
 
+pub mod audit;
 pub mod completions;
 pub mod context;
 pub mod deploy;
@@ -48,6 +49,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<()> {
         Command::Deploy(arguments) => deploy::run(&Session::open(global).await?, arguments).await,
         Command::Rollout(action) => rollout::run(&Session::open(global).await?, action).await,
         Command::Job(action) => job::run(&Session::open(global).await?, action).await,
+        Command::Audit(action) => audit::run(global.output, &action),
         Command::Completions(arguments) => completions::run(global, &arguments),
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails like the test")]
 
+mod audit;
 mod binary;
 mod contexts;
 mod devices;
