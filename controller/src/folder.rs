@@ -99,6 +99,16 @@ impl Folder {
         self.root.join("online/timestamp.pem")
     }
 
+    /// The audit log of the controller that serves from this folder.
+    pub fn audit(&self) -> PathBuf {
+        self.root.join("audit")
+    }
+
+    /// Private key of the audit log, PEM. Outside of the log's own folder, which may be copied as it is.
+    pub fn audit_key(&self) -> PathBuf {
+        self.root.join("audit-key.pem")
+    }
+
     /// The store that is named, or the embedded one of this folder.
     pub fn store(&self, named: Option<&Location>) -> Location {
         let own = || Location::Embedded(self.root.join("store.redb"));

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod artifacts;
+pub mod audit;
 pub mod blobs;
 pub mod clock;
 pub mod config;

@@ -18,6 +18,14 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Calls and streams in progress on one connection: a device has one, an operator's console a few dozen.
 pub const CONCURRENCY_PER_CONNECTION: usize = 64;
 
+/// Longest request or answer that the audit log keeps in full, in bytes. Of a longer one, such as new targets metadata, it keeps
+/// the digest.
+pub const AUDIT_MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of audit log that a replica keeps, the oldest leaving first with a signed statement. A hundred thousand devices that renew
+/// twice a day write about 80 MiB in that day: these are three months of them, and decades of a small fleet.
+pub const AUDIT_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
+
 /// Between two steps of an enrolment stream: the caller computes one signature, or two round trips with its TPM.
 pub const ENROLMENT_STEP_TIMEOUT: Duration = Duration::from_secs(20);
 

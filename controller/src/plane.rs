@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use fieldfare_tls::{CertificateAuthority, DenyList, Endpoint, IdentityHandle, TimeSource};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
+use crate::audit::Audit;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
@@ -42,6 +44,10 @@ pub struct ControlPlane {
     pub presence: Presence,
     /// Counters for `/metrics`.
     pub metrics: Metrics,
+    /// The audit log.
+    pub audit: Audit,
+    /// Calls that change something, each of which goes on to its end whether or not its caller waits.
+    pub calls: TaskTracker,
     /// Names this process among the replicas, from its start on.
     pub incarnation: String,
     /// Where others reach the gRPC services.

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use fieldfare_audit::writer::Unwritten;
 use fieldfare_proto::ConversionError;
 use fieldfare_store::{CommitError, Key, LeaseError, ListError, StoreError, WatchError};
 use tonic::{Code, Status};
@@ -71,6 +72,9 @@ pub enum Refusal {
     /// The store failed. The outcome of a write is unknown.
     #[error("the state store failed")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It could not be written into the audit log, and was not done for that.
+    #[error("nothing is done that cannot be logged")]
+    Unrecorded(#[source] Unwritten),
     /// Something of the controller's own failed.
     #[error("{doing} failed")]
     Broken {
@@ -106,7 +110,7 @@ impl Refusal {
         }
     }
 
-    fn code(&self) -> Code {
+    pub(crate) fn code(&self) -> Code {
         match self {
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::Missing { .. } => Code::NotFound,
@@ -117,7 +121,7 @@ impl Refusal {
             Self::Stale(_) | Self::Contended { .. } => Code::Aborted,
             Self::Full(_) => Code::ResourceExhausted,
             Self::TooLate(_) => Code::DeadlineExceeded,
-            Self::ShuttingDown | Self::Store(_) => Code::Unavailable,
+            Self::ShuttingDown | Self::Store(_) | Self::Unrecorded(_) => Code::Unavailable,
             Self::Undecodable { .. } | Self::Broken { .. } => Code::Internal,
         }
     }
@@ -141,7 +145,7 @@ impl From<Refusal> for Status {
         let code = refusal.code();
         if matches!(
             refusal,
-            Refusal::Undecodable { .. } | Refusal::Broken { .. } | Refusal::Store(_)
+            Refusal::Undecodable { .. } | Refusal::Broken { .. } | Refusal::Store(_) | Refusal::Unrecorded(_)
         ) {
             tracing::error!(error = chain(&refusal), "a request failed");
             return Status::new(code, refusal.to_string());

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use fieldfare_fleet::{CapabilityProfile, DeviceId, Digest, Labels, TenantName, TrainerName};
 use fieldfare_proto::OptionExt;
+use fieldfare_proto::v1::audit_record::Event;
 use fieldfare_proto::v1::{
-    self, DeviceRecord, DeviceStanding, DeviceStatusRecord, EnrolStart, KeyRecord, PendingApproval, PrincipalRecord,
-    TokenRecord, TokenRole, TrustTier, enrol_response::Step,
+    self, AuditCertificate, AuditCertificateCause, DeviceRecord, DeviceStanding, DeviceStatusRecord, EnrolStart,
+    KeyRecord, PendingApproval, PrincipalRecord, TokenRecord, TokenRole, TrustTier, enrol_response::Step,
 };
 use fieldfare_tls::{CertificateRequest, JoinSecret, OperatorName, Principal};
 
-use super::certificates::issue;
+use super::certificates::hand_out;
 use crate::clock::new_id;
 use crate::keys::TokenId;
 use crate::limits::{APPROVAL_RETRY, PENDING_DEVICES_MAX};
@@ -80,17 +81,21 @@ pub(super) async fn admit(plane: &ControlPlane, application: &Application) -> Re
         Admitted::Named(principal) => {
             plane.metrics.enrolled();
             tracing::info!(%principal, "enrolled");
-            Ok(Step::Issued(issue(
-                &plane.authority,
-                &application.request,
-                &principal,
-                &[],
-                plane.clock.now(),
-            )?))
+            let (cause, token) = (AuditCertificateCause::Enrolled, application.token_id.to_string());
+            let issued = hand_out(plane, &application.request, &principal, cause, token).await?;
+            Ok(Step::Issued(issued))
         }
         Admitted::Pending(id) => {
             let key = application.request.key_digest();
             tracing::info!(device = %id, name = application.name, %key, "waits for approval");
+            let event = AuditCertificate {
+                cause: AuditCertificateCause::Pending.into(),
+                spiffe_id: plane.access.device_principal(id).to_string(),
+                key_sha256: key.as_bytes().to_vec(),
+                token_id: application.token_id.to_string(),
+                ..AuditCertificate::default()
+            };
+            plane.audit.record(Event::Certificate(event)).await?;
             Ok(Step::Pending(PendingApproval {
                 spiffe_id: plane.access.device_principal(id).to_string(),
                 key_digest: key.as_bytes().to_vec(),

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use fieldfare_fleet::Timestamp;
-use fieldfare_proto::v1::{IssuedIdentity, TrustTier};
+use fieldfare_proto::v1::audit_record::Event;
+use fieldfare_proto::v1::{AuditCertificate, AuditCertificateCause, IssuedIdentity, TrustTier};
+use fieldfare_release::Sha256Digest;
 use fieldfare_tls::{
     CertificateAuthority, CertificateRequest, HostName, Principal, Role, SerialNumber, ValidityWindow,
 };
 
 use crate::clock::{random_bytes, unix_ms};
 use crate::limits::{CERTIFICATE_BACKDATING, CERTIFICATE_LIFETIME, OPERATOR_CERTIFICATE_LIFETIME};
+use crate::plane::ControlPlane;
 use crate::refusal::Refusal;
 
 /// The span for which a certificate that begins now is good.
@@ -25,6 +28,28 @@ fn window(principal: &Principal, now: Timestamp) -> Result<ValidityWindow, Refus
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Issues the certificate of a principal and has it in the audit log before anybody gets it.
+pub(super) async fn hand_out(
+    plane: &ControlPlane,
+    request: &CertificateRequest,
+    principal: &Principal,
+    cause: AuditCertificateCause,
+    token_id: String,
+) -> Result<IssuedIdentity, Refusal> {
+    let issued = issue(&plane.authority, request, principal, &[], plane.clock.now())?;
+    let leaf = issued.chain_der.first().map(|der| Sha256Digest::of(der));
+    let event = AuditCertificate {
+        cause: cause.into(),
+        spiffe_id: issued.spiffe_id.clone(),
+        key_sha256: request.key_digest().as_bytes().to_vec(),
+        token_id,
+        certificate_sha256: leaf.map(|digest| digest.as_bytes().to_vec()).unwrap_or_default(),
+        not_after_unix_ms: issued.not_after_unix_ms,
+    };
+    plane.audit.record(Event::Certificate(event)).await?;
+    Ok(issued)
 }
 
 /// Issues the certificate of a principal for the key of a request, from now on. A server also gets the names under which

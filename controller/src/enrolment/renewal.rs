@@ -1,11 +1,13 @@
 //! Renewal: the holder of a certificate gets the next one, for the same key or another.
 
 use fieldfare_fleet::{DeviceId, Digest};
-use fieldfare_proto::v1::{DeviceRecord, DeviceStanding, IssuedIdentity, KeyRecord, PrincipalRecord, TokenRole};
+use fieldfare_proto::v1::{
+    AuditCertificateCause, DeviceRecord, DeviceStanding, IssuedIdentity, KeyRecord, PrincipalRecord, TokenRole,
+};
 use fieldfare_tls::{CertificateRequest, LeafCertificate, Principal};
 use tonic::Extensions;
 
-use super::certificates::issue;
+use super::certificates::hand_out;
 use crate::access::Caller;
 use crate::keys::Keys;
 use crate::plane::ControlPlane;
@@ -51,7 +53,7 @@ pub(super) async fn renew(
         }
     });
     let principal: &Principal = &renewing.presented.principal;
-    issue(&plane.authority, request, principal, &[], plane.clock.now())
+    hand_out(plane, request, principal, AuditCertificateCause::Renewed, String::new()).await
 }
 
 async fn rotate_device(

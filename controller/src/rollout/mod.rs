@@ -1,6 +1,7 @@
 //! The rollout shell: gives the decider in `fieldfare-fleet` what devices report, persists what it decides, and tells sessions.
 
 pub mod assign;
+mod decision;
 pub mod desired;
 mod reports;
 mod shell;

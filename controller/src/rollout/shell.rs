@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use fieldfare_fleet::rollout::{Action, Event, Explanation, Rollout};
 use fieldfare_fleet::{DeploymentName, DeviceId, Generation, ProfileClass, Timestamp};
+use fieldfare_proto::v1::audit_record::Event as Audited;
 use fieldfare_proto::v1::{self, DeploymentStatusRecord, ReleaseStanding, RolloutCommand, RolloutRecord};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::decision::{commanded_by, decision};
 use super::desired::{Member, members_of};
 use super::{assign, reports, status};
 use crate::limits::{ROLLOUT_PACE, TICK};
@@ -207,7 +209,7 @@ impl Shell {
         }
     }
 
-    /// Decides, persists, and only then lets the decision count.
+    /// Decides, logs, persists, and only then lets the decision count.
     async fn decide(&mut self, name: &DeploymentName, now: Timestamp, event: Event) -> Result<(), Refusal> {
         let live = self
             .live
@@ -215,10 +217,13 @@ impl Shell {
             .ok_or_else(|| Refusal::missing("rollout", name))?;
         let mut next = live.rollout.clone();
         let mut actions = Vec::new();
+        let by = commanded_by(&event);
         next.handle(now, event, &mut actions)
             .map_err(|refused| Refusal::Unready(refused.to_string()))?;
         if next.state() != live.rollout.state() {
             fieldfare_crash::point("controller.rollout.decided");
+            let decision = decision(name, &live.record, next.state(), by, &actions);
+            let logged = self.plane.audit.record(Audited::RolloutDecision(decision)).await?;
             match persist(&self.plane, name, &live.record, &next).await {
                 Ok(record) => {
                     fieldfare_crash::point("controller.rollout.persisted");
@@ -227,6 +232,12 @@ impl Shell {
                 Err(error) => {
                     // What is in the store counts; begin again from there.
                     self.live.remove(name);
+                    if let Err(unlogged) = self.plane.audit.undone(logged, &error).await {
+                        tracing::error!(
+                            error = chain(&unlogged),
+                            "the audit log does not say that a decision was not kept"
+                        );
+                    }
                     return Err(error);
                 }
             }

@@ -169,7 +169,7 @@ fn waves(
     (0..count).map(wave).collect()
 }
 
-fn gate(reading: &GateReading) -> GateStatus {
+pub(super) fn gate(reading: &GateReading) -> GateStatus {
     let verdict = v1::GateVerdict::from(reading.verdict);
     GateStatus {
         name: reading.gate.metric.to_string(),

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use fieldfare_audit::writer::Writer;
 use fieldfare_fleet::TenantName;
 use fieldfare_proto::v1::FleetRecord;
 use fieldfare_proto::v1::device_gateway_server::DeviceGatewayServer;
@@ -21,10 +22,12 @@ use ring::rand::SystemRandom;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::server::Router;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::access::Access;
+use crate::audit::{Audit, Audited};
 use crate::blobs::Blobs;
 use crate::clock::random_bytes;
 use crate::config::Run;
@@ -53,6 +56,7 @@ pub struct Server {
     plane: Arc<ControlPlane>,
     endpoints: EndpointsFile,
     store: Store,
+    audit: Writer,
     tasks: JoinSet<()>,
 }
 
@@ -93,7 +97,9 @@ impl Server {
         tasks.spawn(async { drop(follower.await) });
         let domain = TrustDomain::new(fleet.domain.as_str())?;
         let authority = load_authority(&folder)?;
-        let identity = IdentityHandle::new(own_identity(&folder, &authority, &clock)?);
+        let identity = own_identity(&folder, &authority, &clock)?;
+        let (audit, log) = Audit::start(&folder, identity.principal(), &clock).await?;
+        let identity = IdentityHandle::new(identity);
         let records = Records::new(store.clone(), epoch(&store, &location, &keys).await?);
         let blobs = Blobs::local(&folder.blobs())?;
         let online = Arc::new(online_keys(&folder)?);
@@ -110,6 +116,8 @@ impl Server {
             deny: DenyList::default(),
             presence: Presence::default(),
             metrics: Metrics::default(),
+            audit,
+            calls: TaskTracker::new(),
             incarnation: hex::encode(random_bytes::<8>()?),
             grpc_endpoints: hosts
                 .iter()
@@ -127,6 +135,7 @@ impl Server {
             plane,
             endpoints,
             store,
+            audit: log,
             tasks,
         };
         server.spawn(&folder, listeners).await?;
@@ -195,12 +204,20 @@ impl Server {
         signal.await;
         tracing::info!("draining");
         self.plane.shutdown.cancel();
-        let joined =
-            tokio::time::timeout(DRAIN_TIMEOUT, async { while self.tasks.join_next().await.is_some() {} }).await;
-        if joined.is_err() {
+        let calls = &self.plane.calls;
+        calls.close();
+        let ended = async {
+            while self.tasks.join_next().await.is_some() {}
+            calls.wait().await;
+        };
+        if tokio::time::timeout(DRAIN_TIMEOUT, ended).await.is_err() {
             tracing::warn!(timeout = ?DRAIN_TIMEOUT, "cutting off what did not end in time");
             self.tasks.shutdown().await;
         }
+        let log = self.audit;
+        tokio::task::spawn_blocking(move || log.close())
+            .await
+            .context("closing the audit log")?;
         self.store.close().await.context("closing the store")
     }
 }
@@ -242,14 +259,16 @@ fn services(plane: &Arc<ControlPlane>, rollouts: Rollouts, health: HealthServer<
         .add_service(reflection)
         .add_service(enrolment.max_decoding_message_size(DEVICE_MESSAGE_BYTES_MAX))
         .add_service(devices.max_decoding_message_size(DEVICE_MESSAGE_BYTES_MAX))
-        .add_service(
+        .add_service(Audited::new(
             operators
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
+            Arc::clone(plane),
+        ))
+        .add_service(Audited::new(
             trainers
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        ))
+            Arc::clone(plane),
+        )))
 }
