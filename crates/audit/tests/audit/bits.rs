@@ -86,7 +86,8 @@ fn every_flipped_bit_is_found() {
         let files = small(count);
         let folder = lay(&files);
         let (last, end) = tail(&files);
-        for (name, bytes) in &files {
+        // The logs differ in how they end.
+        for (name, bytes) in files.iter().filter(|(name, _)| count == COUNTS[0] || **name == last) {
             for at in 0..bytes.len() {
                 for bit in bits(name, bytes, at) {
                     let mut changed = bytes.clone();
