@@ -155,8 +155,10 @@ async fn first_operator(
     let name = OperatorName::new(FIRST_OPERATOR)?;
     let principal = Principal::operator(options.domain.clone(), options.tenant.clone(), name.clone());
     let identity = identity(authority, key, &principal, &[], clock)?;
-    register(records, options, &name, identity.key().digest(), unix_ms(clock.now())).await?;
-    Ok(identity.save(&place)?)
+    // Before the store knows the key: interrupted between the two, `init` goes on with the same key.
+    identity.save(&place)?;
+    let registered = register(records, options, &name, identity.key().digest(), unix_ms(clock.now())).await;
+    registered.context("--store")
 }
 
 /// An identity with a certificate that begins now.
@@ -215,7 +217,13 @@ async fn register(
             };
             change.put(keys.fleet(), &mut fleet);
         }
-        if change.read::<PrincipalRecord>(&keys.operator(name)).await?.is_none() {
+        let held: Option<PrincipalRecord> = change.read(&keys.operator(name)).await?;
+        if held.as_ref().is_some_and(|held| held.key_digest != key.as_bytes()) {
+            return Err(Refusal::Unready(
+                "the store holds a fleet that `init` made from another folder: name another store, or, in etcd, another prefix=".to_owned(),
+            ));
+        }
+        if held.is_none() {
             let key_digest = key.as_bytes().to_vec();
             let mut operator = PrincipalRecord {
                 key_digest,

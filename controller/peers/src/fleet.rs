@@ -84,6 +84,11 @@ async fn start(folder: &Path, store: &TestStore, time: &TimeSource) -> Server {
 impl Fleet {
     /// A new fleet whose controller serves. Its clock is the machine's, and can be put forward.
     pub async fn start() -> Self {
+        Self::start_on(TestStore::start()).await
+    }
+
+    /// As [`Fleet::start`], on this store.
+    pub async fn start_on(store: TestStore) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ahead_ms = Arc::new(AtomicU64::new(0));
         let (machine, ahead) = (clock::system(), Arc::clone(&ahead_ms));
@@ -92,7 +97,6 @@ impl Fleet {
                 .now()
                 .saturating_add(Duration::from_millis(ahead.load(Ordering::SeqCst)))
         });
-        let store = TestStore::start();
         let words = store.arguments();
         let words = ["init", "--dir", folder.path().to_str().unwrap()]
             .into_iter()

@@ -100,7 +100,7 @@ impl Server {
         let identity = own_identity(&folder, &authority, &clock)?;
         let (audit, log) = Audit::start(&folder, identity.principal(), &clock).await?;
         let identity = IdentityHandle::new(identity);
-        let records = Records::new(store.clone(), epoch(&store, &location, &keys).await?);
+        let records = Records::new(store.clone(), epoch(&store, &location, &keys, &domain).await?);
         let blobs = Blobs::local(&folder.blobs())?;
         let online = Arc::new(online_keys(&folder)?);
         let plane = Arc::new(ControlPlane {
@@ -223,8 +223,9 @@ impl Server {
 }
 
 /// The epoch of the fleet's records: restoring a backup raises it in the fleet's own record.
-async fn epoch(store: &Store, location: &Location, keys: &Keys) -> Result<u32> {
+async fn epoch(store: &Store, location: &Location, keys: &Keys, domain: &TrustDomain) -> Result<u32> {
     let fleet: Option<FleetRecord> = Records::new(store.clone(), 0).get(&keys.fleet()).await?;
+    let fleet = fleet.filter(|fleet| fleet.trust_domain == domain.to_string());
     let fleet = fleet
         .with_context(|| format!("--store: {location} holds another fleet, or none: name the one that `init` made"))?;
     Ok(fleet.generation().epoch)

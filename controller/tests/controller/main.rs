@@ -15,5 +15,6 @@ mod rollouts;
 mod services;
 mod sessions;
 mod speed;
+mod stores;
 mod telemetry;
 mod watches;
