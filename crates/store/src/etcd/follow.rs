@@ -228,3 +228,105 @@ pub(super) async fn open_patiently(calls: &Calls, source: &Source, after: Revisi
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::proto::{PbKeyValue, PbResponseHeader, PbWatchResponse};
+
+    use super::*;
+
+    fn put(name: &str, at: i64) -> PbEvent {
+        PbEvent {
+            r#type: 0,
+            kv: Some(PbKeyValue {
+                key: format!("/fieldfare{name}").into_bytes(),
+                mod_revision: at,
+                create_revision: at,
+                version: 1,
+                ..PbKeyValue::default()
+            }),
+            prev_kv: None,
+        }
+    }
+
+    fn answer(at: i64, fragment: bool, events: Vec<PbEvent>) -> WatchResponse {
+        WatchResponse(PbWatchResponse {
+            header: Some(PbResponseHeader {
+                revision: at,
+                ..PbResponseHeader::default()
+            }),
+            fragment,
+            events,
+            ..PbWatchResponse::default()
+        })
+    }
+
+    fn gatherer() -> Gatherer {
+        let prefix = Prefix::new("/a/").unwrap();
+        Gatherer::new(Layout::new("/fieldfare"), prefix, Revision::new(10))
+    }
+
+    /// Each revision, with the last segments of its keys.
+    fn told(changes: Vec<Changes>) -> Vec<(u64, String)> {
+        let names = |changes: &Changes| {
+            changes
+                .changes
+                .iter()
+                .map(|change| &change.key().as_str()[3..])
+                .collect()
+        };
+        changes.iter().map(|one| (one.revision.number(), names(one))).collect()
+    }
+
+    #[test]
+    fn a_revision_that_comes_in_parts_is_told_when_it_is_whole() {
+        let mut gatherer = gatherer();
+        let first = answer(12, true, vec![put("/a/x", 11), put("/a/y", 12)]);
+        assert_eq!(told(gatherer.take(first)), [(11, "x".to_owned())]);
+        assert_eq!(gatherer.seen, Revision::new(11));
+        let second = answer(12, true, vec![put("/a/z", 12)]);
+        assert_eq!(told(gatherer.take(second)), []);
+        let last = answer(12, false, vec![put("/b/z", 12), put("/a/w", 12), put("/a/v", 13)]);
+        assert_eq!(
+            told(gatherer.take(last)),
+            [(12, "yzw".to_owned()), (13, "v".to_owned())]
+        );
+        assert_eq!(gatherer.seen, Revision::new(13));
+    }
+
+    #[test]
+    fn a_revision_that_was_cut_off_is_taken_from_the_next_stream_alone() {
+        let mut gatherer = gatherer();
+        assert_eq!(
+            told(gatherer.take(answer(12, true, vec![put("/a/x", 11), put("/a/y", 12)]))).len(),
+            1
+        );
+        gatherer.begin_again();
+        // The stream begins with what was seen last.
+        let again = answer(12, false, vec![put("/a/x", 11), put("/a/y", 12), put("/a/z", 12)]);
+        assert_eq!(told(gatherer.take(again)), [(12, "yz".to_owned())]);
+    }
+
+    #[test]
+    fn what_changes_nothing_below_the_prefix_moves_the_watch_on() {
+        let mut gatherer = gatherer();
+        let elsewhere = vec![put("/b/x", 11), put(".head", 11), put("//", 12), put(".head", 13)];
+        assert_eq!(told(gatherer.take(answer(20, false, elsewhere))), []);
+        assert_eq!(
+            gatherer.seen,
+            Revision::new(13),
+            "the head of the answer is not where the stream is"
+        );
+        assert_eq!(told(gatherer.take(answer(17, false, Vec::new()))), []);
+        assert_eq!(
+            gatherer.seen,
+            Revision::new(17),
+            "an answer without events says how far it has come"
+        );
+        let mut created = answer(30, false, Vec::new());
+        created.0.created = true;
+        assert_eq!(told(gatherer.take(created)), []);
+        assert_eq!(told(gatherer.take(answer(3, false, Vec::new()))), []);
+        assert_eq!(gatherer.seen, Revision::new(17));
+    }
+}

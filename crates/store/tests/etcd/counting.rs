@@ -1,10 +1,11 @@
-//! Writers whose every answer counts: one counter that all of them increment, and a line in a log for each increment.
+//! Writers whose every answer counts: one counter that all of them increment, a line in a log for each increment, and a key of each
+//! writer's own that it puts without any condition, so that nothing but the store keeps a repetition from happening.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fieldfare_store::{Change, Commit, Condition, Prefix, Revision, Store, Watch};
+use fieldfare_store::{Change, Commit, Condition, Key, Prefix, Revision, Store, Watch};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -13,11 +14,20 @@ use super::{key, prefix};
 /// Longer than anything here takes; a test that waits for more has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What a writer was told.
+struct Writer {
+    name: usize,
+    /// Races that it lost.
+    lost: u64,
+    /// Puts without a condition.
+    puts: u64,
+}
+
 /// Where the writers are.
 pub(crate) struct Counting {
     acknowledged: watch::Sender<u64>,
     stop: Arc<AtomicBool>,
-    writers: JoinSet<u64>,
+    writers: JoinSet<Writer>,
 }
 
 impl Counting {
@@ -29,15 +39,18 @@ impl Counting {
         for (name, store) in stores.into_iter().enumerate() {
             let (acknowledged, stop) = (acknowledged.clone(), Arc::clone(&stop));
             writers.spawn(async move {
-                let mut lost = 0;
+                let mut writer = Writer { name, lost: 0, puts: 0 };
                 while !stop.load(Ordering::Relaxed) {
                     if increment(&store, name).await {
                         acknowledged.send_modify(|count| *count += 1);
                     } else {
-                        lost += 1;
+                        writer.lost += 1;
                     }
+                    writer.puts += 1;
+                    let put = Commit::new().put(own(name), writer.puts.to_string());
+                    assert!(store.commit(put).await.unwrap().is_committed());
                 }
-                lost
+                writer
             });
         }
         Counting {
@@ -62,7 +75,12 @@ impl Counting {
     /// Stops the writers; what is in `store` must be what they were told. Gives back how often a race was lost.
     pub(crate) async fn finish(self, store: &Store) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
-        let lost = self.writers.join_all().await.into_iter().sum();
+        let writers = self.writers.join_all().await;
+        for writer in &writers {
+            let own = store.get(&own(writer.name)).await.unwrap().unwrap();
+            assert_eq!(own.value, writer.puts.to_string());
+            assert_eq!(own.version, writer.puts, "a put happened twice");
+        }
         let acknowledged = *self.acknowledged.borrow();
         let counter = store.get(&key("/count/counter")).await.unwrap().unwrap();
         assert_eq!(
@@ -77,8 +95,12 @@ impl Counting {
             log.iter()
                 .all(|line| line.version == 1 && line.created == line.modified)
         );
-        lost
+        writers.iter().map(|writer| writer.lost).sum()
     }
+}
+
+fn own(writer: usize) -> Key {
+    key(format!("/count/own/{writer}"))
 }
 
 fn log() -> Prefix {

@@ -1,7 +1,7 @@
 //! Servers that die, freeze, or whose answers get lost in the middle of commits: every outcome is learnt.
 
-use fieldfare_etcd_process::EtcdProcess;
-use fieldfare_store::{Commit, CommitError, Store};
+use fieldfare_etcd_process::{EtcdProcess, Settings, own_address};
+use fieldfare_store::{Commit, CommitError, Condition, Outcome, Store};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -12,6 +12,7 @@ use super::{key, open, server};
 const KILLS: u64 = 5;
 const FREEZES: u64 = 3;
 const LOSSES: u64 = 150;
+const LATE: u64 = 3;
 
 /// Handles of one store, each with connections of its own.
 async fn handles(url: &str, count: usize) -> Vec<Store> {
@@ -106,6 +107,86 @@ async fn a_lost_answer_is_learnt_and_a_lost_request_is_made_again() {
     println!("{acknowledged} increments, {lost} lost races, {cut} cut connections");
     assert!(cut > LOSSES / 3, "{cut} cuts are too few to show anything");
     follow(&mut watch, acknowledged).await;
+}
+
+/// A request is given up by its sender and reaches the server much later, when a repetition has been refused by another way and
+/// its condition holds again: refused is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_late_does_not_undo_its_refusal() {
+    let Some(server) = server() else { return };
+    let other = open(&server.url()).await;
+    let name = key("/late");
+    let (mut shown, mut round) = (0, 0);
+    while shown < LATE {
+        round += 1;
+        assert!(round < 20 * LATE, "{shown} requests were caught in {round} rounds");
+        let (slow, quick) = (Proxy::start(&server.url()).await, Proxy::start(&server.url()).await);
+        let store = open(&format!("{},{}", slow.url(), quick.url())).await;
+        // Both ways have connections, and there is a mark to use again.
+        for i in 0..20 {
+            super::put(&store, "/warm", &i.to_string()).await;
+        }
+        slow.catch();
+        let commit = Commit::new()
+            .expect(Condition::Absent(name.clone()))
+            .put(name.clone(), round.to_string());
+        let committing = tokio::spawn(async move { store.commit(commit).await.unwrap() });
+        let caught = tokio::time::timeout(std::time::Duration::from_millis(600), slow.caught()).await;
+        let others = super::put(&other, "/late", "other").await;
+        let refused = match committing.await.unwrap() {
+            Outcome::Refused(condition) => condition == Condition::Absent(name.clone()),
+            // It went the quick way at once, and at most the connection's own words were caught.
+            Outcome::Committed(at) => {
+                assert!(at < others);
+                false
+            }
+        };
+        let gone = other.commit(Commit::new().delete(name.clone())).await.unwrap();
+        assert!(gone.is_committed());
+        if refused && caught.is_ok() {
+            slow.release().await;
+            // Whatever the server did with it was done before this.
+            other.revision().await.unwrap();
+            assert_eq!(
+                other.get(&name).await.unwrap(),
+                None,
+                "round {round}: what was refused happened"
+            );
+            shown += 1;
+        }
+    }
+}
+
+/// etcd that is full says so at once, and its reader goes on.
+#[tokio::test]
+async fn a_full_etcd_refuses_writes_with_the_reason_and_serves_reads() {
+    if !fieldfare_etcd_process::is_installed("a full etcd") {
+        return;
+    }
+    let arguments = vec!["--quota-backend-bytes=8000000".to_owned()];
+    let server = EtcdProcess::with(own_address(), Settings { arguments, tls: None });
+    let store = open(&server.url()).await;
+    let large = "x".repeat(1_000_000);
+    let mut written = 0;
+    let refused = loop {
+        let asked = tokio::time::Instant::now();
+        match store.commit(Commit::new().put(key("/large"), large.clone())).await {
+            Ok(_) => written += 1,
+            Err(error) => break (error, asked.elapsed()),
+        }
+    };
+    let (error, after) = refused;
+    assert!(
+        super::chain(&error).contains("database space exceeded"),
+        "{}",
+        super::chain(&error)
+    );
+    assert!(
+        after < fieldfare_store::limits::ETCD_ANSWER_BUDGET / 3,
+        "said after {after:?}"
+    );
+    let entry = store.get(&key("/large")).await.unwrap().unwrap();
+    assert_eq!(entry.version, written);
 }
 
 /// A cluster of which no server is left: the commit ends in time, and says that it does not know.

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, Permission, TlsOptions, UserAddOptions};
 use fieldfare_etcd_process::{EtcdProcess, ServerTls, Settings, own_address};
-use fieldfare_store::{OpenError, Prefix, Store};
+use fieldfare_store::{Commit, Condition, OpenError, Prefix, Store};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
-use super::{chain, put};
+use super::{chain, key, put};
 
 /// An authority, and the files of what it vouches for.
 struct Authority {
@@ -110,6 +111,61 @@ async fn whoever_one_side_does_not_know_is_turned_away_with_the_reason() {
         .await
         .unwrap_err();
     assert!(matches!(error, OpenError::Unreachable { .. }), "{error:?}");
+}
+
+/// The grant that docs/operating.md names is enough for everything that a store does, and for nothing beside it.
+#[tokio::test]
+async fn a_user_with_the_prefix_can_do_all_and_nothing_else() {
+    let authority = Authority::new("ours");
+    let Some(server) = server(&authority) else { return };
+    let root = authority.issue("root", None);
+    let tls = TlsOptions::new()
+        .ca_certificate(Certificate::from_pem(std::fs::read(authority.ca()).unwrap()))
+        .identity(Identity::from_pem(
+            std::fs::read(root.0).unwrap(),
+            std::fs::read(root.1).unwrap(),
+        ));
+    let options = ConnectOptions::new().with_tls(tls);
+    let mut etcd = Client::connect([server.url()], Some(options)).await.unwrap();
+    for (user, role) in [("root", "root"), ("controller", "fieldfare")] {
+        etcd.role_add(role).await.unwrap();
+        let no_password = UserAddOptions::new().with_no_pwd();
+        etcd.user_add(user, "", Some(no_password)).await.unwrap();
+        etcd.user_grant_role(user, role).await.unwrap();
+    }
+    let prefix = Permission::read_write("/fieldfare").with_prefix();
+    etcd.role_grant_permission("fieldfare", prefix).await.unwrap();
+    etcd.auth_enable().await.unwrap();
+
+    let user = authority.issue("controller", None);
+    let store = open(&server.url(), &authority.ca(), Some(&user)).await.unwrap();
+    let start = put(&store, "/v1/a", "1").await;
+    let mut watch = store.watch(&Prefix::root(), start).await.unwrap();
+    let lease = store.grant_lease(std::time::Duration::from_secs(60)).await.unwrap();
+    let leased = Commit::new()
+        .expect(Condition::LeaseLive(lease.id))
+        .put_leased(key("/v1/b"), "1", lease.id);
+    assert!(store.commit(leased).await.unwrap().is_committed());
+    store.keep_alive(lease.id).await.unwrap();
+    store.revoke_lease(lease.id).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(watch.next().await.unwrap().changes[0].key(), &key("/v1/b"));
+    }
+    assert_eq!(store.list_all(&Prefix::root()).await.unwrap().entries.len(), 1);
+    store.close().await.unwrap();
+
+    let client = format!("cert={}&key={}", user.0.display(), user.1.display());
+    let elsewhere = format!(
+        "etcd:{}?ca={}&{client}&prefix=/elsewhere",
+        server.url(),
+        authority.ca().display()
+    );
+    let error = Store::open(&elsewhere.parse().unwrap()).await.unwrap_err();
+    assert!(matches!(error, OpenError::Etcd { .. }), "{error:?}");
+    assert!(
+        chain(&error).contains("refuses to serve") && chain(&error).contains("permission denied"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
