@@ -2,5 +2,6 @@
 
 mod interruption;
 mod main_job;
+mod on_etcd;
 mod own_model;
 mod refusals;

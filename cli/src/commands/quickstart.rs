@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Your own text: each NAME.jsonl in it is one device. The farm-gateway's readings when not given.
     #[arg(long)]
     pub data: Option<PathBuf>,
+    /// The controller's state store: given to it as it is. Its own file in the run's folder when not given.
+    #[arg(long, value_name = "redb:PATH | etcd:URL[,URL...]")]
+    pub store: Option<String>,
     /// What to ask a device; a held-out example of the first one when not given.
     #[arg(long)]
     pub prompt: Option<String>,

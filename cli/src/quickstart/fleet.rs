@@ -48,25 +48,20 @@ fn borrowed(arguments: &[OsString]) -> Vec<&OsStr> {
 impl Quickstart {
     /// Starts the controller and the trainer, and makes the release keys.
     pub(super) async fn fleet(&mut self, global: &Global) -> Result<Session> {
+        let store = self.arguments.store.clone();
+        let which = store.as_deref().unwrap_or("its embedded store");
         self.narrator
-            .begin(Stage::Fleet, "a controller on its embedded store, and a trainer");
+            .begin(Stage::Fleet, &format!("a controller on {which}, and a trainer"));
         let dir = self.folder.controller();
-        self.call(
-            "controller-init",
-            Program::Controller,
-            &command("init", [option("--dir", &dir)]),
-        )
-        .await?;
-        let free = "127.0.0.1:0";
-        let run = command(
-            "run",
-            [
-                option("--dir", &dir),
-                option("--grpc-listen", free),
-                option("--artifact-listen", free),
-                option("--metrics-listen", free),
-            ],
-        );
+        let place = || {
+            [option("--dir", &dir)]
+                .into_iter()
+                .chain(store.iter().map(|store| option("--store", store)))
+        };
+        self.call("controller-init", Program::Controller, &command("init", place()))
+            .await?;
+        let free = ["--grpc-listen", "--artifact-listen", "--metrics-listen"].map(|name| option(name, "127.0.0.1:0"));
+        let run = command("run", place().chain(free));
         self.processes
             .start(
                 "controller",
