@@ -155,3 +155,6 @@ pub const MIRROR_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Between two attempts to read the whole store again. Each attempt is patient itself.
 pub const MIRROR_RELOAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// The store must answer within this time for the process to count as ready: the patience of Kubernetes' probes, unless they are given more.
+pub const READY_TIMEOUT: Duration = Duration::from_millis(900);

@@ -41,7 +41,7 @@ pub(super) async fn hold_replica(plane: &Arc<ControlPlane>, tasks: &mut JoinSet<
             }
         }
         // Without it, the lease ends by itself a little later.
-        let _ = plane.records.store().revoke_lease(lease).await;
+        let _ = tokio::time::timeout(TICK, plane.records.store().revoke_lease(lease)).await;
     });
     Ok(())
 }

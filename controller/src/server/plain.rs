@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+use crate::limits::READY_TIMEOUT;
 use crate::plane::ControlPlane;
 
 /// `/metrics`, `/healthz` (the process lives) and `/readyz` (it serves, and its store answers).
@@ -34,8 +35,8 @@ async fn ready(State(plane): State<Arc<ControlPlane>>) -> impl IntoResponse {
     if plane.shutdown.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
-    match plane.records.store().revision().await {
-        Ok(_) => (StatusCode::OK, "ready\n"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n"),
+    match tokio::time::timeout(READY_TIMEOUT, plane.records.store().revision()).await {
+        Ok(Ok(_)) => (StatusCode::OK, "ready\n"),
+        Ok(Err(_)) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n"),
     }
 }

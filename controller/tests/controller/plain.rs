@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::rollouts::{apply, outcome, spec};
 
-async fn get(fleet: &Fleet, path: &str) -> http::Response<String> {
+pub(crate) async fn get(fleet: &Fleet, path: &str) -> http::Response<String> {
     let authority = fleet.endpoints.metrics.strip_prefix("http://").unwrap();
     let stream = TcpStream::connect(authority).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

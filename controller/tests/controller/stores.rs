@@ -15,6 +15,7 @@ use fieldfare_proto::v1::{
 use tonic::Code;
 
 use crate::jobs::start_import;
+use crate::plain::get;
 use crate::rollouts::{apply, outcome, spec};
 
 fn etcd() -> Option<EtcdProcess> {
@@ -129,7 +130,10 @@ async fn an_outage_of_the_store_ends_nothing() {
     let claim = claimed(&mut worker).await.unwrap();
     let mut operator = fleet.operator().await;
 
-    with_server(&mut fleet, |server| server.kill()).await;
+    assert_eq!(get(&fleet, "/readyz").await.status(), 200);
+    with_server(&mut fleet, EtcdProcess::kill).await;
+    let probed = tokio::time::timeout(Duration::from_secs(5), get(&fleet, "/readyz")).await;
+    assert_eq!(probed.expect("a probe is answered soon").status(), 503);
     let cut_off = tokio::join!(
         operator.list_devices(ListDevicesRequest::default()),
         renew(&mut worker, claim.fence.clone())
@@ -142,6 +146,7 @@ async fn an_outage_of_the_store_ends_nothing() {
     );
     with_server(&mut fleet, EtcdProcess::start_again).await;
 
+    assert_eq!(get(&fleet, "/readyz").await.status(), 200);
     // A lease that was live when its server died has its full time again.
     renew(&mut worker, claim.fence.clone()).await.unwrap();
     apply(&fleet, spec(1)).await.unwrap();
