@@ -23,7 +23,7 @@ use crate::limits::{INVITATION_QUEUE, SESSION_QUEUE};
 use crate::private::PrivateStore;
 use crate::process::{self, Binary};
 use crate::rounds::{Participant, Readiness, RoundsView};
-use crate::session::backoff::Backoff;
+use crate::session::backoff::RECONNECTING;
 use crate::session::{Connection, Session};
 
 /// A device that is ready to run.
@@ -158,7 +158,7 @@ impl Agent {
             identity,
             config.gateways().map_err(anyhow::Error::msg)?,
             clock::time_source(),
-            |failures| Backoff::after(failures).wait(clock::jitter()),
+            |failures| RECONNECTING.after(failures).wait(clock::jitter()),
             token(),
         );
         let until = token();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fieldfare_fleet::Backoff;
 use fieldfare_proto::v1::trainer_gateway_client::TrainerGatewayClient;
 use fieldfare_proto::v1::{
     CheckpointRequest, CheckpointResponse, Claim, ClaimRequest, CloseRoundRequest, Fence, FinishRequest,
@@ -26,7 +27,7 @@ pub struct CallError {
 
 /// Waits between attempts: doubling, from [`BACKOFF_MIN`] to [`BACKOFF_MAX`].
 pub(crate) fn backoff(attempt: u32) -> Duration {
-    BACKOFF_MIN.saturating_mul(1 << attempt.min(16)).min(BACKOFF_MAX)
+    Backoff::new(BACKOFF_MIN, BACKOFF_MAX).after(attempt).bound()
 }
 
 fn may_be_repeated(status: &Status) -> bool {

@@ -25,6 +25,7 @@ pub(super) fn name(field: &str, text: &str) -> Result<DeploymentName, Refusal> {
 }
 
 /// A specification whose every part was checked.
+#[derive(Clone)]
 struct Checked {
     release: ReleaseId,
     policy: RolloutPolicy,
@@ -196,7 +197,8 @@ fn next_rollout(
         return Err(Refusal::Unready(running));
     }
     let seed = u64::from_le_bytes(random_bytes()?);
-    let start = start(name, checked, seed, last.as_ref());
+    let Checked { release, policy } = checked.clone();
+    let start = RolloutStart::after(last.as_ref(), name.clone(), release, policy, seed);
     let (from_manifest, from_requirements) = match (&held, &last) {
         (
             Some(held),
@@ -223,27 +225,6 @@ fn next_rollout(
         updated_unix_ms: now,
         state: serde_json::to_vec(&state).map_err(|error| Refusal::broken("writing a rollout's state", error))?,
     }))
-}
-
-/// Goes on where the last rollout left the deployment: with the release that its devices have, under the assignment that
-/// they have it.
-fn start(name: &DeploymentName, checked: &Checked, seed: u64, last: Option<&RolloutState>) -> RolloutStart {
-    let (previous, previous_assignment) = match last {
-        None => (None, Generation::ZERO),
-        Some(state) if matches!(state.phase, Phase::Completed { .. }) => {
-            (Some(state.release.clone()), state.assignment)
-        }
-        Some(state) => (state.previous.clone(), state.previous_assignment),
-    };
-    RolloutStart {
-        deployment: name.clone(),
-        release: checked.release.clone(),
-        previous,
-        previous_assignment,
-        policy: checked.policy.clone(),
-        seed,
-        generation: last.map_or(Generation::ZERO, |state| state.generation),
-    }
 }
 
 fn deployment(name: &DeploymentName, record: &DeploymentRecord, status: Option<&DeploymentStatusRecord>) -> Deployment {

@@ -1,7 +1,7 @@
 //! Reports for the decider: what a connected device last said, and what follows for one that had nothing to say.
 
-use fieldfare_fleet::rollout::{Evidence, Observation, Progress, RolloutState};
-use fieldfare_fleet::{DeploymentName, DeviceId, Generation, Obstacle, Timestamp};
+use fieldfare_fleet::rollout::{Observation, RolloutState};
+use fieldfare_fleet::{DeploymentName, DeviceId, Timestamp};
 use fieldfare_proto::v1::{ObservedState, RolloutRecord};
 
 use super::assign::assignment;
@@ -41,31 +41,13 @@ fn own_report(
     said: Option<&ObservedState>,
 ) -> Observation {
     let slot = state.slot_of(member.id, member.joined_at);
-    let target = state.target_for(slot);
     let said = said.and_then(|observed| observed.models.iter().find(|model| model.deployment == name.as_str()));
     let read = said.map(Observation::try_from).transpose().unwrap_or_else(|error| {
         tracing::debug!(device = %member.id, error = chain(&error), "a report cannot be read");
         None
     });
-    // A class without a variant is never sent its target, so that its devices cannot report on it themselves.
     let moves_in = state.has_new_release(slot);
     let assignment = assignment(records, name, (record, state), moves_in, &member.class);
-    let unplaced = target.release.is_some() && assignment.is_some_and(|record| record.variant.is_empty());
-    if unplaced {
-        let (running, evidence) = read.map_or((None, Evidence::default()), |said| (said.running, said.evidence));
-        return Observation {
-            generation: target.assignment,
-            target: target.release,
-            running,
-            progress: Progress::CannotConverge(Obstacle::NoVariant),
-            evidence,
-        };
-    }
-    read.unwrap_or(Observation {
-        generation: Generation::ZERO,
-        target: None,
-        running: None,
-        progress: Progress::Converged,
-        evidence: Evidence::default(),
-    })
+    let unplaced = assignment.is_some_and(|record| record.variant.is_empty());
+    Observation::of_connected(read, state.target_for(slot), unplaced)
 }

@@ -6,6 +6,7 @@
 
 pub mod limits;
 
+mod backoff;
 mod device_id;
 mod digest;
 mod generation;
@@ -18,6 +19,7 @@ mod selector;
 mod time;
 mod trust;
 
+pub use backoff::Backoff;
 pub use device_id::{DeviceId, DeviceIdError};
 pub use digest::{Digest, DigestError};
 pub use generation::{Generation, GenerationError};

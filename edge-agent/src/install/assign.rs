@@ -41,9 +41,8 @@ impl Installer {
         };
         let generation: Generation = model.generation.map_or(Generation::ZERO, Generation::from);
         if self.kept.deployment != model.deployment {
-            // Generations of different deployments do not compare.
             self.kept.deployment = model.deployment.clone();
-            self.kept.install.assignment = Generation::ZERO;
+            self.kept.install.change_deployment();
         }
         if model.variant.is_empty() || model.manifest_target.is_empty() {
             self.unresolved = None;
@@ -74,15 +73,8 @@ impl Installer {
         target: TargetName,
         model: v1::DesiredModel,
     ) -> Result<(), InstallError> {
-        let install = &self.kept.install;
-        let full_disk = matches!(install.obstacle, Some(Obstacle::DiskTooSmall { .. }));
-        // The same assignment means another variant for a device whose profile has changed since.
-        let repeated = install.assigned.as_ref().is_some_and(|assigned| {
-            assigned.release.to_string() == release_text(&target) && assigned.variant.as_str() == model.variant
-        });
-        if generation < install.assignment
-            || (generation == install.assignment && generation != Generation::ZERO && repeated && !full_disk)
-        {
+        let release = release_text(&target).parse().ok();
+        if !self.kept.install.asks_for(generation, release.as_ref(), &model.variant) {
             return Ok(());
         }
         let obstacle = self
@@ -95,6 +87,8 @@ impl Installer {
             target: target.clone(),
             obstacle,
         });
+        // However long the look-up takes: what is on its way in under an older assignment does not get to serve meanwhile.
+        self.tell(Event::Superseded { assignment: generation })?;
         self.report();
         let (tools, reports) = (self.tools(), self.reports.clone());
         tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! What the agent keeps of its installation beside the bytes, and what it tells the controller about it.
 
 use fieldfare_fleet::install::{InstallPolicy, InstallState};
-use fieldfare_fleet::rollout::{Evidence, Progress};
+use fieldfare_fleet::rollout::Evidence;
 use fieldfare_fleet::{ByteSize, Generation, Obstacle};
 use fieldfare_member::files::{self, FileError};
 use fieldfare_proto::v1;
@@ -103,14 +103,10 @@ pub(super) fn observed(
             disk_free_bytes,
         };
     }
-    let (generation, target, progress) = match unresolved {
-        Some(unresolved) => {
-            let working = Progress::Working(fieldfare_fleet::install::Stage::Fetch);
-            let progress = unresolved.obstacle.clone().map_or(working, Progress::CannotConverge);
-            (unresolved.generation, Some(&unresolved.target), progress)
-        }
-        None => (kept.install.assignment, kept.target.as_ref(), kept.install.progress()),
-    };
+    let target = unresolved.map_or(kept.target.as_ref(), |unresolved| Some(&unresolved.target));
+    let (generation, progress) = kept
+        .install
+        .report(unresolved.map(|unresolved| (unresolved.generation, unresolved.obstacle.as_ref())));
     let mut model = v1::ObservedModel {
         deployment: kept.deployment.clone(),
         generation: Some(generation.into()),

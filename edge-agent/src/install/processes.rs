@@ -119,7 +119,7 @@ impl Processes {
         if self
             .active
             .as_ref()
-            .is_some_and(|active| same_bytes(&active.installed, &installed))
+            .is_some_and(|active| active.installed.same_bytes(&installed))
         {
             return;
         }
@@ -163,11 +163,6 @@ impl Processes {
             served.engine.stop().await;
         }
     }
-}
-
-/// Whether both are the same bytes, whatever assignment they came under.
-pub(super) fn same_bytes(a: &Installed, b: &Installed) -> bool {
-    (&a.release, &a.variant, &a.manifest) == (&b.release, &b.variant, &b.manifest)
 }
 
 /// The wait before start number `restarts` in a row: none at first, then doubled each time.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::bytes::Shelf;
 use super::download::Fetched;
 use super::kept::{Kept, SCHEMA, Unresolved, observed};
-use super::processes::{Processes, same_bytes};
+use super::processes::Processes;
 use super::repository::{RemoteRepository, RepositoryError, Resolved};
 use super::steps::{ServeError, StepEnd, Tools};
 use super::trust::TrustFile;
@@ -260,6 +260,10 @@ impl Installer {
     }
 
     fn end_step(&mut self, assignment: Generation, stage: Stage, end: StepEnd) -> Result<(), InstallError> {
+        if !self.kept.install.is_under_way(assignment, stage) {
+            tracing::debug!(%stage, %assignment, "the end of a step that was given up");
+            return Ok(());
+        }
         let event = match end {
             StepEnd::Done if stage == Stage::Switch => {
                 if let Some(evidence) = self.processes.switch() {
@@ -314,7 +318,7 @@ impl Installer {
             .install
             .active
             .as_ref()
-            .is_some_and(|active| same_bytes(active, &installed));
+            .is_some_and(|active| active.same_bytes(&installed));
         match answer {
             Ok(served) if wanted && !self.processes.is_serving() => {
                 self.processes.take_started(served);
@@ -343,11 +347,9 @@ impl Installer {
         if let Ok(described) = self.shelf.describe(installed) {
             self.tools().forget_damaged(&described);
         }
-        self.kept.install.active = None;
-        self.kept.install.switched_at = None;
-        self.kept.install.assignment = Generation::ZERO;
-        self.kept.save(&self.parts.folder)?;
-        self.report();
+        self.tell(Event::Damaged {
+            install: installed.clone(),
+        })?;
         self.hear_desired()
     }
 
@@ -378,14 +380,9 @@ impl Installer {
             }
             Action::StopServing => self.processes.stop_serving(),
             Action::Discard(_) => {
-                let state = &self.kept.install;
-                let candidate = state.candidate.as_ref().map(|candidate| &candidate.assignment.install);
-                let kept: Vec<&Installed> = [state.active.as_ref(), state.previous.as_ref(), candidate]
-                    .into_iter()
-                    .flatten()
-                    .collect();
+                let kept: Vec<&Installed> = self.kept.install.kept().collect();
                 self.shelf.keep_only(&kept)?;
-                if candidate.is_none() {
+                if self.kept.install.candidate.is_none() {
                     self.drop_candidate();
                 }
             }

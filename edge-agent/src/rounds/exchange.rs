@@ -16,7 +16,7 @@ use super::plan::{PlanError, RoundPlan};
 use crate::clock;
 use crate::limits::{CONFIGURE_ATTEMPTS, TRAINER_RETRY_MAX, TRAINER_TIMEOUT, UPLOAD_CHUNK};
 use crate::process;
-use crate::session::backoff::Backoff;
+use crate::session::backoff::RECONNECTING;
 
 /// Why nothing could be exchanged with the trainer.
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +197,7 @@ async fn patiently<T, F>(most: Option<u32>, mut attempt: impl FnMut() -> F) -> R
 where
     F: Future<Output = Result<T, ExchangeError>>,
 {
-    let mut backoff = Backoff::default();
+    let mut backoff = RECONNECTING;
     let mut attempts: u32 = 0;
     loop {
         attempts = attempts.saturating_add(1);

@@ -6,7 +6,8 @@ pub mod backoff;
 
 use std::time::Duration;
 
-use fieldfare_fleet::CapabilityProfile;
+use fieldfare_fleet::install::is_overtaken;
+use fieldfare_fleet::{Backoff, CapabilityProfile, Generation};
 use fieldfare_member::ticket::claimed_round;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
@@ -27,7 +28,7 @@ use crate::install::Desired;
 use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, SESSION_QUEUE, WELCOME_TIMEOUT};
 use crate::process;
 use crate::rounds::told;
-use backoff::Backoff;
+use backoff::RECONNECTING;
 
 /// What the session shows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl Session {
     /// Keeps a session until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut gateways = self.config.gateways().unwrap_or_default();
-        let mut backoff = Backoff::default();
+        let mut backoff = RECONNECTING;
         let mut turn = 0_usize;
         while let Some(gateway) = gateways.get(turn % gateways.len().max(1)).cloned() {
             self.connection.send_replace(Connection::Connecting);
@@ -219,7 +220,7 @@ impl Session {
                 message = down.message() => match message?.ok_or(Ended::Closed)?.message {
                     Some(Down::Desired(state)) => {
                         let artifact_endpoint = welcome.artifact_endpoint.clone();
-                        self.desired.send_replace(Some(Desired { state, artifact_endpoint }));
+                        self.take_desired(Desired { state, artifact_endpoint });
                     }
                     Some(Down::Invitation(invitation)) => self.invite(invitation, up).await?,
                     Some(Down::ComeBack(message)) => return Err(self.come_back(message)),
@@ -243,6 +244,18 @@ impl Session {
                 Some(reply) = self.replies.recv() => send(up, Up::InvitationReply(reply)).await?,
             }
         }
+    }
+
+    /// Passes desired state on, unless a newer one was heard before.
+    fn take_desired(&self, desired: Desired) {
+        self.desired.send_if_modified(|known| {
+            let generation = |desired: &Desired| desired.state.generation.map_or(Generation::ZERO, Generation::from);
+            let overtaken = is_overtaken(generation(&desired), known.as_ref().map(generation));
+            if !overtaken {
+                *known = Some(desired);
+            }
+            !overtaken
+        });
     }
 
     fn beat(&mut self) -> Heartbeat {

@@ -23,6 +23,12 @@ pub enum Event {
         /// Why, where the deployment has a release and the device cannot run it.
         obstacle: Option<Obstacle>,
     },
+    /// Desired state names a newer assignment, which is being looked up: what is on its way in under an older one must not switch
+    /// meanwhile.
+    Superseded {
+        /// The newer assignment.
+        assignment: Generation,
+    },
     /// A step is done.
     Done {
         /// The assignment that it belongs to.
@@ -50,6 +56,11 @@ pub enum Event {
     },
     /// The serving process of the active release crashed.
     Crashed,
+    /// The bytes of the active release have changed, and were not started.
+    Damaged {
+        /// The release.
+        install: Installed,
+    },
     /// The agent has started: whatever was going on before is taken up again.
     Started,
     /// Time has passed.

@@ -10,7 +10,7 @@ use crate::{ByteSize, Generation, Obstacle, Timestamp};
 
 impl Installed {
     /// Whether both are the same bytes, whatever assignment they came under.
-    fn same_bytes(&self, other: &Self) -> bool {
+    pub fn same_bytes(&self, other: &Self) -> bool {
         (&self.release, &self.variant, &self.manifest) == (&other.release, &other.variant, &other.manifest)
     }
 }
@@ -67,11 +67,12 @@ impl InstallState {
 
     /// When the next [`Event::Tick`] is due; none while only an event can change something.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let retry = self.candidate.as_ref().and_then(|candidate| candidate.retry_at);
+        let retry = self.candidate.as_ref().filter(|candidate| !candidate.in_doubt);
+        let retry = retry.and_then(|candidate| candidate.retry_at);
         [retry, self.confirmed_at()].into_iter().flatten().min()
     }
 
-    fn confirmed_at(&self) -> Option<Timestamp> {
+    pub(super) fn confirmed_at(&self) -> Option<Timestamp> {
         self.switched_at.map(|at| at.saturating_add(self.policy.confirm_window))
     }
 
@@ -83,6 +84,7 @@ impl InstallState {
         match event {
             Event::Assigned { assignment, disk_free } => self.assign(assignment, disk_free, actions),
             Event::Unassigned { assignment, obstacle } => self.unassign(assignment, obstacle, actions),
+            Event::Superseded { assignment } => self.doubt(assignment),
             Event::Done { assignment, stage } => self.finish_step(now, assignment, stage, actions),
             Event::Probed {
                 assignment,
@@ -95,6 +97,7 @@ impl InstallState {
                 failure,
             } => self.fail_step(now, assignment, stage, failure, actions),
             Event::Crashed => self.count_crash(now, actions),
+            Event::Damaged { install } => self.abandon_damaged(&install, actions),
             Event::Started => {
                 self.take_up(now, actions);
                 Ok(())
@@ -114,14 +117,8 @@ impl InstallState {
                 known: self.assignment,
             });
         }
-        // Only a full disk is looked at again under the same assignment: everything else has been answered. Another variant under
-        // it is what a device whose profile has changed gets.
-        let known = self
-            .assigned
-            .as_ref()
-            .is_some_and(|known| known.same_bytes(&told.install));
-        let repeated = generation == self.assignment && generation != Generation::ZERO && known;
-        if repeated && !matches!(self.obstacle, Some(Obstacle::DiskTooSmall { .. })) {
+        let known = self.assigned.as_ref();
+        if self.has_answered(generation, known.is_some_and(|known| known.same_bytes(&told.install))) {
             return Ok(());
         }
         self.assignment = generation;
@@ -139,6 +136,7 @@ impl InstallState {
             .filter(|c| c.assignment.install.same_bytes(&told.install))
         {
             candidate.assignment = told;
+            candidate.in_doubt = false;
             self.obstacle = None;
             let (stage, install) = (candidate.stage, candidate.assignment.install.clone());
             if candidate.retry_at.is_none() {
@@ -155,6 +153,7 @@ impl InstallState {
                 stage: Stage::Fetch,
                 failures: 0,
                 retry_at: None,
+                in_doubt: false,
             });
             actions.push(Action::Run {
                 stage: Stage::Fetch,
@@ -218,6 +217,15 @@ impl InstallState {
         Ok(())
     }
 
+    fn doubt(&mut self, told: Generation) -> Result<(), Refused> {
+        let known = self.assignment;
+        let older = |candidate: &&mut Candidate| candidate.assignment.install.assignment < told;
+        let candidate = self.candidate.as_mut().filter(older);
+        let candidate = candidate.ok_or(Refused::Stale { told, known })?;
+        candidate.in_doubt = true;
+        Ok(())
+    }
+
     /// Gives a candidate up, and its bytes unless something that is kept has them.
     fn drop_candidate(&mut self, successor: Option<&Installed>, actions: &mut Vec<Action>) {
         if let Some(candidate) = self.candidate.take() {
@@ -225,7 +233,7 @@ impl InstallState {
         }
     }
 
-    fn discard(&self, install: Installed, successor: Option<&Installed>, actions: &mut Vec<Action>) {
+    pub(super) fn discard(&self, install: Installed, successor: Option<&Installed>, actions: &mut Vec<Action>) {
         let kept = [self.active.as_ref(), self.previous.as_ref(), successor];
         if !kept.into_iter().flatten().any(|other| other.same_bytes(&install)) {
             actions.push(Action::Discard(install));
@@ -234,14 +242,9 @@ impl InstallState {
 
     /// The candidate, if this step of this assignment is under way.
     fn under_way(&mut self, assignment: Generation, stage: Stage) -> Result<&mut Candidate, Refused> {
-        let matches = |candidate: &&mut Candidate| {
-            let current = candidate.assignment.install.assignment == assignment;
-            current && candidate.stage == stage && candidate.retry_at.is_none()
-        };
-        self.candidate
-            .as_mut()
-            .filter(matches)
-            .ok_or(Refused::NotUnderWay { told: stage })
+        let under_way = self.is_under_way(assignment, stage);
+        let candidate = self.candidate.as_mut().filter(|_| under_way);
+        candidate.ok_or(Refused::NotUnderWay { told: stage })
     }
 
     fn finish_step(
@@ -344,7 +347,7 @@ impl InstallState {
     }
 
     /// Gives the candidate up for good: it is not tried again under this assignment.
-    fn give_up(&mut self, obstacle: Obstacle, actions: &mut Vec<Action>) {
+    pub(super) fn give_up(&mut self, obstacle: Obstacle, actions: &mut Vec<Action>) {
         if let Some(candidate) = self.candidate.take() {
             let install = candidate.assignment.install;
             self.remember_failed(&install, obstacle);
@@ -353,7 +356,7 @@ impl InstallState {
         }
     }
 
-    fn remember_failed(&mut self, install: &Installed, obstacle: Obstacle) {
+    pub(super) fn remember_failed(&mut self, install: &Installed, obstacle: Obstacle) {
         self.failed
             .retain(|f| (&f.release, &f.variant) != (&install.release, &install.variant));
         if self.failed.len() >= MAX_REFUSED_RELEASES {
@@ -368,78 +371,11 @@ impl InstallState {
         });
     }
 
-    fn count_crash(&mut self, now: Timestamp, actions: &mut Vec<Action>) -> Result<(), Refused> {
-        let active = self.active.clone().ok_or(Refused::NothingActive)?;
-        if self.switched_at.is_some() && self.confirmed_at().is_some_and(|at| now < at) {
-            self.crashes.push(now);
-            if self.crashes.len() >= self.policy.max_crashes.max(1) as usize {
-                self.revert(active, actions);
-                return Ok(());
-            }
-        }
-        actions.push(Action::Serve(active));
-        actions.push(Action::Report);
-        Ok(())
-    }
-
-    /// Goes back from an active release that keeps crashing to the one before, which was confirmed.
-    fn revert(&mut self, bad: Installed, actions: &mut Vec<Action>) {
-        let crashes = u32::try_from(self.crashes.len()).unwrap_or(u32::MAX);
-        let superseded = self.candidate.is_some();
-        let obstacle = Obstacle::CrashLoop {
-            crashes,
-            within: self.policy.confirm_window,
-        };
-        self.remember_failed(&bad, obstacle);
-        if superseded {
-            // A newer assignment is on its way in: the crash loop does not stand in its way.
-            self.obstacle = None;
-        }
-        self.active = self.previous.take();
-        self.switched_at = None;
-        self.crashes.clear();
-        actions.push(self.active.clone().map_or(Action::StopServing, Action::Serve));
-        let successor = self
-            .candidate
-            .as_ref()
-            .map(|candidate| candidate.assignment.install.clone());
-        self.discard(bad, successor.as_ref(), actions);
-        actions.push(Action::Report);
-    }
-
-    /// The agent starts. A start within the confirm window counts as a crash, because a release that takes the agent
-    /// or the machine down with it must be reverted too; so does, for a candidate, a start while it was being tried.
-    fn take_up(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        if self.active.is_some() {
-            // The release serves again, or is reverted.
-            let _ = self.count_crash(now, actions);
-        }
-        let attempts = self.policy.max_attempts.clamp(1, MAX_STEP_ATTEMPTS);
-        let Some(candidate) = self.candidate.as_mut() else {
-            return;
-        };
-        if candidate.stage >= Stage::WarmUp {
-            candidate.failures = candidate.failures.saturating_add(1);
-            if candidate.failures >= attempts {
-                let detail = "the agent was restarted each time the release was tried".to_owned();
-                self.give_up(Obstacle::WarmUp { detail }, actions);
-                return;
-            }
-        }
-        // Bytes may have changed while nobody watched: they are verified again before anything uses them.
-        candidate.stage = candidate.stage.min(Stage::Verify);
-        if candidate.retry_at.is_none_or(|at| at <= now) {
-            candidate.retry_at = None;
-            let (stage, install) = (candidate.stage, candidate.assignment.install.clone());
-            actions.push(Action::Run { stage, install });
-        }
-    }
-
     fn pass_time(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         if let Some(candidate) = self
             .candidate
             .as_mut()
-            .filter(|c| c.retry_at.is_some_and(|at| at <= now))
+            .filter(|c| !c.in_doubt && c.retry_at.is_some_and(|at| at <= now))
         {
             candidate.retry_at = None;
             let (stage, install) = (candidate.stage, candidate.assignment.install.clone());

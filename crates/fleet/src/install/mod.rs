@@ -4,10 +4,13 @@
 //! known is in [`InstallState`], which is kept before anything is done; after a power cut [`Event::Started`] takes up
 //! any state again.
 
+mod desired;
 mod event;
 mod machine;
+mod recovery;
 mod state;
 
+pub use desired::is_overtaken;
 pub use event::{Action, Event, Refused, StepFailure};
 pub use state::{Assignment, Candidate, FailedRelease, InstallPolicy, InstallState, Installed, Stage};
 

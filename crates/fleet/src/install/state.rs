@@ -80,6 +80,10 @@ pub struct Candidate {
     pub failures: u32,
     /// When the step is tried again; none while it is under way.
     pub retry_at: Option<Timestamp>,
+    /// Whether it may have been withdrawn: since it was assigned the agent has started, and nobody listened meanwhile, or desired
+    /// state has named a newer assignment. Nothing is done about it until it is assigned again.
+    #[serde(default)]
+    pub in_doubt: bool,
 }
 
 /// A release that failed here.

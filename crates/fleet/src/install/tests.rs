@@ -1,3 +1,5 @@
+mod doubt;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -69,7 +71,11 @@ fn step(state: &mut InstallState, seconds: u64) {
 fn settle(state: &mut InstallState, from: u64) {
     for second in from..from + 20 {
         tell(state, second, Event::Tick);
-        if state.candidate.as_ref().is_some_and(|c| c.retry_at.is_none()) {
+        if state
+            .candidate
+            .as_ref()
+            .is_some_and(|c| c.retry_at.is_none() && !c.in_doubt)
+        {
             step(state, second);
         }
     }
@@ -394,7 +400,7 @@ proptest! {
             let served_before = state.active.clone();
             let unassigns = matches!(event, Event::Unassigned { .. });
             let _ = state.handle(at(second), event, &mut actions);
-            if healthy && state.candidate.as_ref().is_some_and(|c| c.retry_at.is_none()) {
+            if healthy && state.candidate.as_ref().is_some_and(|c| c.retry_at.is_none() && !c.in_doubt) {
                 step(&mut state, second);
             }
             // What serves is only ever taken away by the operator, or by a revert when nothing came before it.

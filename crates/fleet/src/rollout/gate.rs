@@ -35,9 +35,11 @@ pub struct Evidence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Share of the wave's devices with an outcome whose serving process crashed or whose release crash-looped.
+    /// Share of the wave's devices with an outcome whose serving process crashed or whose release crash-looped. Failure is faster
+    /// than success, so that it fails only where the devices at work could not bring it back within its bound.
     CrashingDevices,
-    /// Share of the wave's devices with an outcome that cannot converge.
+    /// Share of the wave's devices with an outcome that cannot converge. It fails as [`Metric::CrashingDevices`] does: devices for
+    /// which there is no variant have their outcome before any other.
     CannotConverge,
     /// Share of probes that were answered exactly, over all devices.
     ProbeExactMatch,

@@ -282,6 +282,10 @@ impl Rollout {
             actions.push(Action::Announce(Milestone::WaveOpened { wave }));
         }
         self.state.opened_to = Some(rank);
+        if let Phase::Advancing { observing_since, .. } = &mut self.state.phase {
+            // The wave is watched anew once the devices just offered have an outcome too.
+            *observing_since = None;
+        }
         self.publish(actions);
         // The devices just offered have no outcome yet, and may fall silent.
         let opened = self.population.census(&self.state, now);

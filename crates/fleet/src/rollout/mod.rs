@@ -11,6 +11,7 @@ mod machine;
 mod policy;
 mod population;
 mod reading;
+mod report;
 mod state;
 mod wave;
 

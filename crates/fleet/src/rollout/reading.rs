@@ -29,6 +29,14 @@ impl Sum {
     fn mean(self) -> Option<f64> {
         (self.weight > 0.0).then(|| self.weighted / self.weight)
     }
+
+    /// With so many further devices, each with a value of zero.
+    fn diluted(self, devices: u32) -> Self {
+        Self {
+            weight: self.weight + f64::from(devices),
+            ..self
+        }
+    }
 }
 
 /// A metric of one device: its value and its weight in the mean, which is the number of probes or requests for shares
@@ -151,15 +159,29 @@ fn verdict(gate: Gate, values: Sum, samples: u64, census: &Census, state: &Rollo
         _ => (Sampled::Devices, u64::from(devices_needed)),
     };
     let value = values.mean();
-    let verdict = match value {
-        Some(value) if values.devices >= devices_needed && samples >= samples_needed => {
-            if gate.bound.admits(value) {
-                GateVerdict::Passed
-            } else {
-                GateVerdict::Failed
-            }
-        }
-        _ => GateVerdict::Missing,
+    let admits = |value: Option<f64>| value.is_some_and(|value| gate.bound.admits(value));
+    let counts_devices = matches!(gate.metric, Metric::CrashingDevices | Metric::CannotConverge);
+    let at_work = if counts_devices && !gate.bound.is_relative() {
+        census.working
+    } else {
+        0
+    };
+    let verdict = if value.is_none() || values.devices < devices_needed || samples < samples_needed {
+        GateVerdict::Missing
+    } else if admits(value) {
+        GateVerdict::Passed
+    } else if admits(values.diluted(at_work).mean()) {
+        return GateReading {
+            gate,
+            value,
+            devices: values.devices,
+            samples,
+            samples_needed: samples.saturating_add(u64::from(at_work)),
+            sampled,
+            verdict: GateVerdict::Missing,
+        };
+    } else {
+        GateVerdict::Failed
     };
     GateReading {
         gate,

@@ -132,6 +132,42 @@ pub struct RolloutStart {
     pub generation: Generation,
 }
 
+impl RolloutStart {
+    /// How a rollout begins that goes on where the last one left the deployment: with the release that its devices have, under
+    /// the assignment under which they have it. Where the last one was ended halfway, some devices have its release under a newer
+    /// assignment: the one before is assigned anew, since otherwise they refuse it as stale for ever.
+    #[must_use]
+    pub fn after(
+        last: Option<&RolloutState>,
+        deployment: DeploymentName,
+        release: ReleaseId,
+        policy: RolloutPolicy,
+        seed: u64,
+    ) -> Self {
+        let mut generation = last.map_or(Generation::ZERO, |state| state.generation);
+        let (previous, previous_assignment) = match last {
+            None => (None, Generation::ZERO),
+            Some(state) => match state.phase {
+                Phase::Completed { .. } => (Some(state.release.clone()), state.assignment),
+                Phase::Aborted { .. } if state.opened_to.is_some() => {
+                    generation = generation.next();
+                    (state.previous.clone(), generation)
+                }
+                _ => (state.previous.clone(), state.previous_assignment),
+            },
+        };
+        Self {
+            deployment,
+            release,
+            previous,
+            previous_assignment,
+            policy,
+            seed,
+            generation,
+        }
+    }
+}
+
 impl RolloutState {
     /// A rollout that begins now, with no wave open yet.
     ///

@@ -1,4 +1,5 @@
 mod again;
+mod ended;
 mod input;
 mod properties;
 

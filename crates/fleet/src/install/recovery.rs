@@ -1,0 +1,83 @@
+//! What becomes of an installation when a process crashes, bytes change, or the agent starts again.
+
+use super::event::{Action, Refused};
+use super::state::{InstallState, Installed, Stage};
+use crate::limits::MAX_STEP_ATTEMPTS;
+use crate::{Generation, Obstacle, Timestamp};
+
+impl InstallState {
+    pub(super) fn count_crash(&mut self, now: Timestamp, actions: &mut Vec<Action>) -> Result<(), Refused> {
+        let active = self.active.clone().ok_or(Refused::NothingActive)?;
+        if self.switched_at.is_some() && self.confirmed_at().is_some_and(|at| now < at) {
+            self.crashes.push(now);
+            if self.crashes.len() >= self.policy.max_crashes.max(1) as usize {
+                self.revert(active, actions);
+                return Ok(());
+            }
+        }
+        actions.push(Action::Serve(active));
+        actions.push(Action::Report);
+        Ok(())
+    }
+
+    /// Goes back from an active release that keeps crashing to the one before, which was confirmed.
+    fn revert(&mut self, bad: Installed, actions: &mut Vec<Action>) {
+        let crashes = u32::try_from(self.crashes.len()).unwrap_or(u32::MAX);
+        let superseded = self.candidate.is_some();
+        let obstacle = Obstacle::CrashLoop {
+            crashes,
+            within: self.policy.confirm_window,
+        };
+        self.remember_failed(&bad, obstacle);
+        if superseded {
+            // A newer assignment is on its way in: the crash loop does not stand in its way.
+            self.obstacle = None;
+        }
+        self.active = self.previous.take();
+        self.switched_at = None;
+        self.crashes.clear();
+        actions.push(self.active.clone().map_or(Action::StopServing, Action::Serve));
+        let successor = self
+            .candidate
+            .as_ref()
+            .map(|candidate| candidate.assignment.install.clone());
+        self.discard(bad, successor.as_ref(), actions);
+        actions.push(Action::Report);
+    }
+
+    /// Bytes that changed are never started. Whatever is assigned is installed anew, under the assignment that it has.
+    pub(super) fn abandon_damaged(&mut self, damaged: &Installed, actions: &mut Vec<Action>) -> Result<(), Refused> {
+        if !self.active.as_ref().is_some_and(|active| active.same_bytes(damaged)) {
+            return Err(Refused::NothingActive);
+        }
+        self.active = None;
+        self.switched_at = None;
+        self.assignment = Generation::ZERO;
+        actions.push(Action::Report);
+        Ok(())
+    }
+
+    /// The agent starts. A start within the confirm window counts as a crash, because a release that takes the agent
+    /// or the machine down with it must be reverted too; so does, for a candidate, a start while it was being tried.
+    pub(super) fn take_up(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.active.is_some() {
+            // The release serves again, or is reverted.
+            let _ = self.count_crash(now, actions);
+        }
+        let attempts = self.policy.max_attempts.clamp(1, MAX_STEP_ATTEMPTS);
+        let Some(candidate) = self.candidate.as_mut() else {
+            return;
+        };
+        if candidate.stage >= Stage::WarmUp {
+            candidate.failures = candidate.failures.saturating_add(1);
+            if candidate.failures >= attempts {
+                let detail = "the agent was restarted each time the release was tried".to_owned();
+                self.give_up(Obstacle::WarmUp { detail }, actions);
+                return;
+            }
+        }
+        // Bytes may have changed while nobody watched: they are verified again before anything uses them.
+        candidate.stage = candidate.stage.min(Stage::Verify);
+        candidate.in_doubt = true;
+    }
+}
