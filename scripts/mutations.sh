@@ -1,11 +1,11 @@
 # Sourced by ./test --mutations: breaks one promise at a time, and sees that a test notices. Expects bash with -euo pipefail.
 #
 # tests/mutations/*.patch are diffs against the repository. The first line of each says what it breaks and who must notice:
-#   # promise: NUMBER, caught by: ARGUMENTS OF `cargo test`
+#   # promise: WHICH, caught by: ARGUMENTS OF `cargo test`
 # Each is applied to a copy of the commit at hand, whose target folder stays for the next one. The same tests must pass without it.
 
 # mutation_arguments FILE: the arguments of `cargo test` that must fail.
-mutation_arguments() { sed -n '1s/^# promise: [0-9]*, caught by: //p' "$1"; }
+mutation_arguments() { sed -n '1s/^# promise: [^,]*, caught by: //p' "$1"; }
 
 run_mutations() {
   local here copy patch arguments outcome missed=() total=0
