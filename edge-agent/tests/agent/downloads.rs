@@ -41,8 +41,9 @@ async fn a_download_goes_on_after_a_restart_of_the_agent() {
     running.assign(&releases, &first, 1);
     running.until(|told| told.fetched_bytes == HELD as u64).await;
     running.stop().await;
-    // Nobody tells the device again what it was assigned.
+    // It goes on as soon as a session tells it again what it is to run: meanwhile that may have been withdrawn.
     let running = device.start(impatient());
+    running.assign(&releases, &first, 1);
     assert_answers(&*running.serving(&first).await).await;
     assert_eq!(releases.asked(&first.path()), [None, Some(HELD)]);
     running.stop().await;
