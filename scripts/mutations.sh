@@ -8,7 +8,8 @@
 mutation_arguments() { sed -n '1s/^# promise: [^,]*, caught by: //p' "$1"; }
 
 run_mutations() {
-  local here copy patch arguments outcome missed=() total=0
+  local here copy patch arguments missed=() total=0
+  local -A passed=()
   here=$(pwd)
   copy="${XDG_CACHE_HOME:-$HOME/.cache}/fieldfare/mutations"
   [ -z "$(git status --porcelain)" ] || fail "commit first: mutations are tried on the commit at hand"
@@ -21,23 +22,22 @@ run_mutations() {
   unset CARGO_TARGET_DIR
   for patch in tests/mutations/*.patch; do
     arguments=$(mutation_arguments "$patch")
-    [ -n "$arguments" ] || fail "$patch: the first line is not '# promise: N, caught by: ...'"
+    [ -n "$arguments" ] || fail "$patch: the first line is not '# promise: WHICH, caught by: ...'"
     total=$((total + 1))
-    # Without the patch first: a test that always fails would notice everything.
-    for outcome in passes fails; do
-      git -C "$copy" reset -q --hard
-      if [ "$outcome" = fails ]; then
-        git -C "$copy" apply "$here/$patch" || fail "$patch does not apply any more: make it anew"
-      fi
-      say "$(basename "$patch" .patch): cargo test $arguments ($outcome)"
-      # shellcheck disable=SC2086
-      if (cd "$copy" && cargo test -q --locked $arguments) >"$copy/mutation.log" 2>&1; then
-        [ "$outcome" = passes ] || missed+=("$patch")
-      elif [ "$outcome" = passes ] || ! grep -q '^test result: FAILED' "$copy/mutation.log"; then
-        tail -n 30 "$copy/mutation.log" >&2
-        fail "$patch: cargo test $arguments did not get as far as to judge"
-      fi
-    done
+    # Without a patch first: a test that always fails would notice everything.
+    if [ -z "${passed[$arguments]:-}" ]; then
+      say "unbroken: cargo test $arguments"
+      mutation_test "$copy" "$arguments" || { tail -n 30 "$copy.log" >&2; fail "cargo test $arguments fails on the commit as it is"; }
+      passed[$arguments]=1
+    fi
+    git -C "$copy" apply "$here/$patch" || fail "$patch does not apply any more: make it anew"
+    say "$(basename "$patch" .patch): cargo test $arguments"
+    if mutation_test "$copy" "$arguments"; then
+      missed+=("$patch")
+    elif ! grep -q '^test result: FAILED' "$copy.log"; then
+      tail -n 30 "$copy.log" >&2
+      fail "$patch: cargo test $arguments did not get as far as to judge"
+    fi
     git -C "$copy" reset -q --hard
   done
   if [ "${#missed[@]}" -ne 0 ]; then
@@ -45,4 +45,10 @@ run_mutations() {
     fail "${#missed[@]} of $total mutations were not caught"
   fi
   say "all $total mutations were caught"
+}
+
+# mutation_test FOLDER ARGUMENTS: runs the tests there; what they say goes to FOLDER.log.
+mutation_test() {
+  # shellcheck disable=SC2086
+  (cd "$1" && cargo test -q --locked $2) >"$1.log" 2>&1
 }
