@@ -289,7 +289,13 @@ impl Shell {
     async fn follow(&mut self, name: DeploymentName) -> Result<watch::Receiver<v1::RolloutStatus>, Refusal> {
         let now = self.status(&name).await?;
         Ok(match self.followed.entry(name) {
-            Entry::Occupied(entry) => entry.get().subscribe(),
+            Entry::Occupied(entry) => {
+                // Those who follow already may not have been told of it yet.
+                entry
+                    .get()
+                    .send_if_modified(|told| std::mem::replace(told, now.clone()) != now);
+                entry.get().subscribe()
+            }
             Entry::Vacant(entry) => entry.insert(watch::Sender::new(now)).subscribe(),
         })
     }

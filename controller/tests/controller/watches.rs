@@ -1,11 +1,14 @@
 //! Watches tell each change once, whatever brought it: a record, a device's word, or time alone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use fieldfare_controller::rollout::Rollouts;
 use fieldfare_controller_peers::device::{Session, hello};
 use fieldfare_controller_peers::release::{MODEL, Signer, release};
 use fieldfare_controller_peers::trainer::{claimed, finish, trainer};
 use fieldfare_controller_peers::{Fleet, PATIENCE, refusal};
+use fieldfare_fleet::DeploymentName;
 use fieldfare_proto::v1::{
     CommandRolloutRequest, DeviceOutcome, GetJobRequest, GetRolloutRequest, InstallStage, JobFailed, JobStage,
     ObservedModel, ObservedState, Progress, RolloutCommand, RolloutDevice, RolloutPhase, RolloutStatus, TokenRole,
@@ -113,6 +116,45 @@ async fn a_rollout_is_told_by_words_of_devices_by_silence_and_by_commands() {
     })
     .await;
     fleet.stop().await;
+}
+
+/// Somebody still follows a rollout that has ended when the next one is made and watched at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_begins_with_the_rollout_that_is_there_and_not_with_the_one_before() {
+    let fleet = Fleet::start().await;
+    let mut signer = Signer::new(&fleet);
+    signer.install_root(&fleet).await;
+    for number in 1..=2 {
+        signer.publish(&fleet, &release(number)).await.unwrap();
+    }
+    fleet.join(TokenRole::Device, "north").await;
+    // As another replica has it.
+    let mut tasks = tokio::task::JoinSet::new();
+    let rollouts = Rollouts::start(Arc::clone(&fleet.plane), &mut tasks);
+    let name: DeploymentName = DEPLOYMENT.parse().unwrap();
+    let mut followers = Vec::new();
+    for number in [1, 2, 1, 2] {
+        let mut patient = spec(number);
+        patient.policy.as_mut().unwrap().wave_deadline_ms = 3_600_000;
+        apply(&fleet, patient).await.unwrap();
+        fleet.plane.catch_up().await.unwrap();
+        let mut follower = rollouts.follow(name.clone()).await.unwrap();
+        let first = follower.borrow().clone();
+        assert_eq!(
+            (first.to_manifest.as_str(), first.phase()),
+            (release(number).name.as_str(), RolloutPhase::Running)
+        );
+        let abort = CommandRolloutRequest {
+            deployment: DEPLOYMENT.into(),
+            command: RolloutCommand::Abort.into(),
+        };
+        fleet.operator().await.command_rollout(abort).await.unwrap();
+        let aborted = follower.wait_for(|status| status.phase() == RolloutPhase::Aborted);
+        tokio::time::timeout(PATIENCE, aborted).await.unwrap().unwrap();
+        followers.push(follower);
+    }
+    fleet.stop().await;
+    tasks.join_all().await;
 }
 
 #[tokio::test]
