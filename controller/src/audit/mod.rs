@@ -8,7 +8,7 @@ mod calls;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use fieldfare_audit::log::{Log, LogError, OpenError, Settings};
+use fieldfare_audit::log::{Log, OpenError, Settings};
 use fieldfare_audit::writer::{Handle, Host, Writer};
 use fieldfare_proto::v1::audit_record::Event;
 use fieldfare_proto::v1::{AuditGap, AuditOpened, AuditOutcome, AuditRecord};
@@ -51,7 +51,7 @@ impl Host for Controller {
         encoded(unix_ms(self.0.now()), Event::Gap(AuditGap { records, since_unix_ms }))
     }
 
-    fn trouble(&self, error: &LogError) {
+    fn trouble(&self, error: &(dyn std::error::Error + 'static)) {
         tracing::error!(error = chain(error), "the audit log cannot be written");
     }
 }

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crate::limits::{COMMIT_INTERVAL, COMMIT_RECORDS, RETRY_INTERVAL, WRITER_QUEUE};
-use crate::log::{Log, LogError};
+use crate::log::{Log, LogError, OpenError};
 
 /// What the thread needs of the process around it.
 pub trait Host: Send + 'static {
@@ -22,9 +22,12 @@ pub trait Host: Send + 'static {
     /// A record that says that so many were not written since then.
     fn gap(&self, records: u64, since_unix_ms: u64) -> Vec<u8>;
 
-    /// The log cannot be written; for the process's own words.
-    fn trouble(&self, error: &LogError);
+    /// The log cannot be opened or written; for the process's own words.
+    fn trouble(&self, error: &(dyn std::error::Error + 'static));
 }
+
+/// Opens a log at a time, in milliseconds since 1970, and says what its first record is.
+pub type Opener = Box<dyn FnMut(u64) -> Result<(Log, Vec<u8>), OpenError> + Send>;
 
 /// Why a record was not committed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,15 +103,30 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the thread with a log.
     ///
     /// # Errors
     /// The system gives no thread.
     pub fn start(log: Log, host: impl Host) -> std::io::Result<Self> {
+        Self::spawn(Some(log), None, host)
+    }
+
+    /// Starts the thread without a log, for a process that goes on where it has none. It is opened as soon as that is possible,
+    /// and what could not be written before is counted in it.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start_opening(open: Opener, host: impl Host) -> std::io::Result<Self> {
+        Self::spawn(None, Some(open), host)
+    }
+
+    fn spawn(log: Option<Log>, open: Option<Opener>, host: impl Host) -> std::io::Result<Self> {
         let (queue, orders) = sync_channel(WRITER_QUEUE);
         let counts = Arc::new(Counts::default());
         let owner = Owner {
             log,
+            open,
+            closed_for: String::new(),
             host,
             orders,
             counts: Arc::clone(&counts),
@@ -143,7 +161,10 @@ impl Writer {
 }
 
 struct Owner<H> {
-    log: Log,
+    log: Option<Log>,
+    open: Option<Opener>,
+    /// Why there is no log.
+    closed_for: String,
     host: H,
     orders: Receiver<Order>,
     counts: Arc<Counts>,
@@ -163,6 +184,7 @@ struct Owner<H> {
 
 impl<H: Host> Owner<H> {
     fn run(mut self) {
+        let _ = self.opened();
         loop {
             let mut closing = self.wait();
             for _ in 1..COMMIT_RECORDS {
@@ -184,7 +206,8 @@ impl<H: Host> Owner<H> {
 
     /// Waits for an order or a deadline. Says whether to end.
     fn wait(&mut self) -> bool {
-        let retry = (self.missed > 0).then(|| self.retry_at.unwrap_or_else(Instant::now));
+        let idle = self.missed == 0 && self.log.is_some();
+        let retry = (!idle).then(|| self.retry_at.unwrap_or_else(Instant::now));
         let order = match self.commit_by.into_iter().chain(retry).min() {
             None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(at) => self.orders.recv_timeout(at.saturating_duration_since(Instant::now())),
@@ -205,14 +228,21 @@ impl<H: Host> Owner<H> {
             self.miss(1);
             return false;
         }
-        match (self.log.append(&record), answer) {
+        let Some(log) = self.opened() else {
+            match answer {
+                Some(answer) => answer(Err(Unwritten::Failed(self.closed_for.clone()))),
+                None => self.miss(1),
+            }
+            return false;
+        };
+        match (log.append(&record), answer) {
             (Ok(index), Some(answer)) => self.waiting.push((index, answer)),
             (Ok(_), None) => {
                 self.noted += 1;
                 self.commit_by.get_or_insert_with(|| Instant::now() + COMMIT_INTERVAL);
             }
             (Err(error), answer) => {
-                self.fail(&error);
+                self.refused(&error);
                 match answer {
                     Some(answer) => answer(Err(Unwritten::Failed(chain(&error)))),
                     None => self.miss(1),
@@ -234,11 +264,35 @@ impl<H: Host> Owner<H> {
         self.counts.unwritten.fetch_add(records, Ordering::Relaxed);
     }
 
-    fn fail(&mut self, error: &LogError) {
-        self.host.trouble(error);
-        if !matches!(error, LogError::TooLong { .. }) {
-            self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
+    fn refused(&mut self, error: &LogError) {
+        match error {
+            LogError::TooLong { .. } => self.host.trouble(error),
+            _ => self.fail(error),
         }
+    }
+
+    fn fail(&mut self, error: &(dyn std::error::Error + 'static)) {
+        self.host.trouble(error);
+        self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
+    }
+
+    /// The log, which is opened where it is not.
+    fn opened(&mut self) -> Option<&mut Log> {
+        if self.log.is_none() {
+            let outcome = self.open.as_mut().map(|open| open(self.host.now_unix_ms()))?;
+            match outcome.and_then(|(mut log, first)| log.append(&first).map(|_| log).map_err(OpenError::Commit)) {
+                Ok(log) => {
+                    self.log = Some(log);
+                    self.retry_at = None;
+                    self.commit_by = Some(Instant::now());
+                }
+                Err(error) => {
+                    self.closed_for = chain(&error);
+                    self.fail(&error);
+                }
+            }
+        }
+        self.log.as_mut()
     }
 
     /// Writes down what was missed, before anything else is.
@@ -251,18 +305,22 @@ impl<H: Host> Owner<H> {
         if self.missed == 0 || self.is_resting() {
             return;
         }
-        match self.log.append(&self.host.gap(self.missed, self.missed_since)) {
+        let gap = self.host.gap(self.missed, self.missed_since);
+        let Some(log) = self.opened() else { return };
+        match log.append(&gap) {
             Ok(_) => {
                 self.in_gap += std::mem::take(&mut self.missed);
                 self.commit_by.get_or_insert_with(|| Instant::now() + COMMIT_INTERVAL);
             }
-            Err(error) => self.fail(&error),
+            Err(error) => self.refused(&error),
         }
     }
 
     fn commit(&mut self) {
-        let (size, before) = (self.log.size(), self.log.signed());
-        let outcome = self.log.commit(self.host.now_unix_ms());
+        let Some(log) = &mut self.log else { return };
+        let (size, before) = (log.size(), log.signed());
+        let outcome = log.commit(self.host.now_unix_ms());
+        let lost = log.size() < size;
         let waiting = std::mem::take(&mut self.waiting);
         match outcome {
             Ok(()) => {
@@ -273,7 +331,7 @@ impl<H: Host> Owner<H> {
             Err(error) => {
                 self.fail(&error);
                 self.commit_by = self.retry_at;
-                if self.log.size() < size {
+                if lost {
                     let noted = std::mem::take(&mut self.noted);
                     self.miss(noted);
                     self.missed += std::mem::take(&mut self.in_gap);

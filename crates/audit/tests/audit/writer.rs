@@ -4,8 +4,10 @@ use std::fs;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use fieldfare_audit::limits::{COMMIT_RECORDS, WRITER_QUEUE};
-use fieldfare_audit::log::LogError;
+use fieldfare_audit::log::Log;
 use fieldfare_audit::writer::{Handle, Host, Unwritten, Writer};
+
+use ring::rand::SystemRandom;
 
 use super::{NOW, Place, record};
 
@@ -20,7 +22,7 @@ impl Host for Tests {
         format!("{records} missed since {since_unix_ms}").into_bytes()
     }
 
-    fn trouble(&self, error: &LogError) {
+    fn trouble(&self, error: &(dyn std::error::Error + 'static)) {
         self.0.send(error.to_string()).unwrap();
     }
 }
@@ -155,4 +157,37 @@ fn a_disk_that_refuses_is_told_and_made_up_for() {
     assert_eq!(handle.unwritten(), 3);
     assert_eq!(seen.records[&(index + 1)], format!("3 missed since {NOW}").into_bytes());
     assert_eq!(seen.records.len(), 3);
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_is_opened_when_it_can_and_tells_what_it_missed() {
+    let place = Place::large();
+    // A file stands in the place of the folder.
+    fs::write(place.path(), "in the way").unwrap();
+    let (troubles, told) = channel();
+    let settings = place.settings();
+    let open = move |now| {
+        let (log, opened) = Log::open(settings.clone(), now, SystemRandom::new())?;
+        assert!(opened.began);
+        Ok((log, b"opened".to_vec()))
+    };
+    let writer = Writer::start_opening(Box::new(open), Tests(troubles)).unwrap();
+    let handle = writer.handle();
+    assert!(told.recv().unwrap().contains("cannot make"));
+    handle.note(record(1));
+    handle.note(record(2));
+    let refused = commit(&handle, b"an action".to_vec());
+    assert!(
+        matches!(&refused, Err(Unwritten::Failed(why)) if why.contains("cannot make")),
+        "{refused:?}"
+    );
+    fs::remove_file(place.path()).unwrap();
+    assert_eq!(commit(&handle, b"another action".to_vec()), Ok(1));
+    writer.close();
+    let seen = place.examine();
+    assert!(seen.examined.report.is_sound());
+    let records: Vec<&[u8]> = seen.records.values().map(Vec::as_slice).collect();
+    let gap = format!("2 missed since {NOW}");
+    assert_eq!(records, [&b"opened"[..], b"another action", gap.as_bytes()]);
+    assert_eq!(handle.unwritten(), 2);
 }
