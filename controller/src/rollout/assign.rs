@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use fieldfare_fleet::rollout::{Phase, RolloutState};
 use fieldfare_fleet::{DeploymentName, ProfileClass};
-use fieldfare_proto::v1::{AssignmentRecord, Requirements, RolloutRecord};
+use fieldfare_proto::v1::audit_record::Event;
+use fieldfare_proto::v1::{AssignmentRecord, AuditAssignment, AuditPlacement, Requirements, RolloutRecord};
 
 use super::desired::Member;
 use crate::keys::Decision;
@@ -117,14 +118,27 @@ async fn write(
     placement: &Placement,
     classes: &[ProfileClass],
 ) -> Result<(), Refusal> {
+    let chosen: Vec<(&ProfileClass, String)> = classes
+        .iter()
+        .map(|class| (class, placement.choose(class).unwrap_or_default()))
+        .collect();
+    let assigned = |(class, variant): &(&ProfileClass, String)| AuditAssignment {
+        profile_class: class.to_string(),
+        variant: variant.clone(),
+    };
+    let event = AuditPlacement {
+        deployment: name.to_string(),
+        manifest_target: placement.manifest_target.clone(),
+        assignments: chosen.iter().map(assigned).collect(),
+    };
+    plane.audit.record(Event::Placement(event)).await?;
     attempt!("the assignments", plane.records, change, {
-        for class in classes {
+        for (class, variant) in &chosen {
             let key = plane.keys.assignment(name, decision, class);
             if change.read::<AssignmentRecord>(&key).await?.is_some() {
                 continue;
             }
-            let variant = placement.choose(class).unwrap_or_default();
-            let manifest_target = placement.manifest_target.clone();
+            let (variant, manifest_target) = (variant.clone(), placement.manifest_target.clone());
             tracing::info!(deployment = %name, manifest_target, %class, variant, "assigned");
             change.put(
                 key,

@@ -298,6 +298,19 @@ async fn a_rollout_decides_in_the_log_with_the_numbers_of_its_gates() {
             .iter()
             .all(|decision| decision.by.is_empty() && !decision.rollout_id.is_empty())
     );
+    let placed: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Placement(placed) => Some((placed.manifest_target.clone(), placed.assignments[0].variant.clone())),
+            _ => None,
+        })
+        .collect();
+    let expected = |number| (release(number).name.to_string(), "q8-0".to_owned());
+    assert_eq!(
+        placed,
+        [expected(1), expected(2)],
+        "one class of devices, and two releases"
+    );
     let published = calls(&events).iter().filter(|call| call.1 == "PublishTargets").count();
     assert_eq!(published, 2);
     fleet.stop().await;

@@ -7370,7 +7370,7 @@ impl OwnerKind {
 pub struct AuditRecord {
     #[prost(int64, tag = "1")]
     pub at_unix_ms: i64,
-    #[prost(oneof = "audit_record::Event", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "audit_record::Event", tags = "2, 3, 4, 5, 6, 7, 10, 8, 9")]
     pub event: ::core::option::Option<audit_record::Event>,
 }
 /// Nested message and enum types in `AuditRecord`.
@@ -7390,6 +7390,8 @@ pub mod audit_record {
         Certificate(super::AuditCertificate),
         #[prost(message, tag = "7")]
         RolloutDecision(super::AuditRolloutDecision),
+        #[prost(message, tag = "10")]
+        Placement(super::AuditPlacement),
         /// Of devices.
         #[prost(message, tag = "8")]
         ModelChange(super::AuditModelChange),
@@ -7498,6 +7500,25 @@ pub struct AuditRolloutDecision {
     #[prost(message, repeated, tag = "7")]
     pub milestones: ::prost::alloc::vec::Vec<AuditMilestone>,
 }
+/// Which variant of a release the devices of some classes run, before it is assigned to them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditPlacement {
+    #[prost(string, tag = "1")]
+    pub deployment: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub manifest_target: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub assignments: ::prost::alloc::vec::Vec<AuditAssignment>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditAssignment {
+    /// What devices of the class have in common.
+    #[prost(string, tag = "1")]
+    pub profile_class: ::prost::alloc::string::String,
+    /// Empty when none fits: they keep what they have.
+    #[prost(string, tag = "2")]
+    pub variant: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AuditMilestone {
     /// "wave_opened", "wave_passed", "rollback_began", "completed" and so on.
@@ -7550,6 +7571,7 @@ pub struct AuditModelChange {
 pub struct AuditInference {
     #[prost(enumeration = "AuditInferenceKind", tag = "1")]
     pub kind: i32,
+    /// By name and by the digest of its manifest, which lists all others.
     #[prost(message, optional, tag = "2")]
     pub model: ::core::option::Option<AuditModel>,
     #[prost(enumeration = "AuditInferenceEnd", tag = "3")]
@@ -7607,7 +7629,7 @@ impl AuditCertificateCause {
 #[repr(i32)]
 pub enum AuditModelChangeKind {
     Unspecified = 0,
-    /// Its bytes were verified and probed, and it begins to serve. Written before it does.
+    /// Its bytes were verified and probed, and it begins to serve. Written before it does: a newer assignment may still overtake it.
     Switched = 1,
     /// It served before and serves again, since the one after it failed.
     Reverted = 2,

@@ -48,6 +48,8 @@ enum Kind {
     Certificate,
     /// A decision about a rollout.
     Rollout,
+    /// Which variant of a release devices run.
+    Placement,
     /// Another model serves on a device.
     Model,
     /// An answer of a model, without its content.
@@ -57,13 +59,14 @@ enum Kind {
 }
 
 /// Each kind with the field of the record that holds it.
-const FIELDS: [(Kind, &str); 8] = [
+const FIELDS: [(Kind, &str); 9] = [
     (Kind::Opened, "opened"),
     (Kind::Gap, "gap"),
     (Kind::Call, "call"),
     (Kind::Outcome, "outcome"),
     (Kind::Certificate, "certificate"),
     (Kind::Rollout, "rollout_decision"),
+    (Kind::Placement, "placement"),
     (Kind::Model, "model_change"),
     (Kind::Inference, "inference"),
 ];
