@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use fieldfare_audit::writer::Writer;
 use fieldfare_member::enrolment::keep_certificate;
 use fieldfare_member::files;
 use fieldfare_proto::v1::RoundInvitation;
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiState, SettingsOwner};
+use crate::audit::Audit;
 use crate::clock;
 use crate::config::{AgentConfig, ConfigError, Settings};
 use crate::folder::Folder;
@@ -39,6 +41,7 @@ pub struct Agent {
     state: Arc<ApiState>,
     identity: IdentityHandle,
     config: AgentConfig,
+    log: Writer,
 }
 
 impl Agent {
@@ -58,6 +61,7 @@ impl Agent {
         let listener = api::listen(api_listen.unwrap_or(settings.api_listen)).await?;
         let token = Sha256Digest::of(api::token(&folder)?.as_bytes());
         let spiffe_id = identity.principal().to_string();
+        let (audit, log) = Audit::start(&folder, &spiffe_id).context("the audit log's thread")?;
         let identity = IdentityHandle::new(identity);
         let owner = SettingsOwner::new(folder.clone(), settings, config.profile.model_memory);
         let desired = watch::Sender::new(None);
@@ -69,6 +73,7 @@ impl Agent {
             policy: install_policy(),
             settings: owner.subscribe(),
             desired: desired.subscribe(),
+            audit: audit.clone(),
         };
         let (installer, view) = Installer::new(parts)?;
         let (invitations, invited) = mpsc::channel(INVITATION_QUEUE);
@@ -85,6 +90,7 @@ impl Agent {
             observed: view.observed.clone(),
             connection: connection.subscribe(),
             rounds: rounds.subscribe(),
+            audit,
             config: config.clone(),
             spiffe_id,
             token,
@@ -122,6 +128,7 @@ impl Agent {
             state,
             identity,
             config,
+            log,
         })
     }
 
@@ -150,6 +157,7 @@ impl Agent {
             state,
             identity,
             config,
+            log,
         } = self;
         let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
         let token = || stop.clone();
@@ -185,7 +193,9 @@ impl Agent {
             stop.cancel();
             outcome = outcome.and(ended.context("a task of the agent panicked").and_then(|ended| ended));
         }
+        // What was answered to the very end is in it.
+        let closed = tokio::task::spawn_blocking(move || log.close()).await;
         files::remove(&folder.endpoints())?;
-        outcome
+        outcome.and(closed.context("closing the audit log"))
     }
 }

@@ -69,6 +69,16 @@ impl Folder {
         self.0.join("private.redb")
     }
 
+    /// The audit log, to be copied as it is.
+    pub fn audit(&self) -> PathBuf {
+        self.0.join("audit")
+    }
+
+    /// The private key of the audit log.
+    pub fn audit_key(&self) -> PathBuf {
+        self.0.join("audit-key.pem")
+    }
+
     /// The bearer token of the local API.
     pub fn api_token(&self) -> PathBuf {
         self.0.join("api-token")

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod api;
 pub mod args;
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod enrolment;

@@ -166,3 +166,9 @@ pub const TRAINER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Shortest context that a release is installed for, in tokens, unless the model itself has less: a question and its answer.
 pub const MIN_CONTEXT: u32 = 64;
+
+/// Bytes of audit log that a device keeps, the oldest leaving first with a signed statement: about 400,000 answers.
+pub const AUDIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Damaged audit logs that are kept for somebody to look at. One is rare; a fourth says no more than the three before it.
+pub const AUDIT_LOGS_KEPT: usize = 3;

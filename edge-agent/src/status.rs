@@ -86,6 +86,10 @@ fn text(status: &Value) -> String {
             ),
         ),
         ("consent", at("/settings/consent")),
+        (
+            "audit",
+            format!("{} recorded, {} missing", at("/audit/recorded"), at("/audit/missing")),
+        ),
     ];
     rows.iter()
         .map(|(name, value)| format!("{name:<12}{}\n", value.trim_end()))

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::clock;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
@@ -69,6 +70,8 @@ pub struct ApiState {
     pub connection: watch::Receiver<Connection>,
     /// Training.
     pub rounds: watch::Receiver<RoundsView>,
+    /// The audit log.
+    pub audit: Audit,
     /// What enrolment fixed.
     pub config: AgentConfig,
     /// The device's name in the fleet.

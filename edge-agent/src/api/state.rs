@@ -24,6 +24,7 @@ pub(super) async fn status(State(state): State<Arc<ApiState>>) -> Json<Value> {
     let installation: Vec<Value> = state.observed.borrow().models.iter().map(model).collect();
     let settings = state.settings.current();
     let profile = &state.config.profile;
+    let (recorded, missing) = state.audit.counts();
     Json(json!({
         "name": state.config.name,
         "spiffe_id": state.spiffe_id,
@@ -37,6 +38,8 @@ pub(super) async fn status(State(state): State<Arc<ApiState>>) -> Json<Value> {
         "installation": installation,
         "training": training(&state),
         "settings": settings,
+        // Since the agent started.
+        "audit": { "recorded": recorded, "missing": missing },
     }))
 }
 

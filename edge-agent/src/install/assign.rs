@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::context::context_within;
 use super::kept::{Unresolved, release_text};
 use super::repository::{RepositoryError, Resolved};
-use super::task::{InstallError, Installer, Report};
+use super::steps::Report;
+use super::task::{InstallError, Installer};
 use crate::limits::{MAX_DEPLOYMENTS, RESOLVE_REFUSED_RETRY, RESOLVE_RETRY};
 use crate::process;
 

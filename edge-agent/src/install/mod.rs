@@ -1,6 +1,7 @@
 //! Installing releases: the shell around [`fieldfare_fleet::install`], which makes every choice.
 
 mod assign;
+pub(crate) mod audited;
 mod bytes;
 mod context;
 mod download;

@@ -9,8 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::steps::Tools;
-use super::task::Report;
+use super::steps::{Report, Tools};
 use crate::limits::{RESTART_FORGIVEN, RESTART_WAIT};
 use crate::serving::{Served, Serving};
 

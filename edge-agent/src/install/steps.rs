@@ -3,16 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fieldfare_fleet::Generation;
 use fieldfare_fleet::install::{Installed, Stage, StepFailure};
 use fieldfare_fleet::rollout::Evidence;
+use fieldfare_proto::v1::{self, AuditModelChangeKind};
 use fieldfare_release::TargetName;
 use tokio::sync::watch;
 
+use super::audited;
 use super::bytes::{BytesError, Described, Shelf};
 use super::context::context_within;
 use super::download::Fetched;
 use super::probes;
 use super::repository::{RemoteRepository, RepositoryError, Resolved};
+use crate::audit::Audit;
 use crate::clock;
 use crate::limits::{MIN_CONTEXT, OUTAGE_RETRY_MAX, RECONNECT_BASE, SERVE_ADDRESS_SPACE_SLACK};
 use crate::process::{self, Binary};
@@ -28,6 +32,10 @@ pub(super) struct Tools {
     pub(super) fetched: watch::Sender<Fetched>,
     /// Memory that models may use, in bytes.
     pub(super) model_memory: u64,
+    pub(super) audit: Audit,
+    pub(super) deployment: String,
+    /// What serves now.
+    pub(super) active: Option<Installed>,
 }
 
 /// How a step ended.
@@ -41,6 +49,30 @@ pub(super) enum StepEnd {
     Probed(Evidence),
     /// It failed.
     Failed(StepFailure),
+}
+
+/// What tasks of the installation report.
+#[derive(Debug)]
+pub(super) enum Report {
+    Step {
+        assignment: Generation,
+        stage: Stage,
+        end: StepEnd,
+    },
+    Resolved {
+        generation: Generation,
+        model: v1::DesiredModel,
+        target: TargetName,
+        answer: Box<Result<Option<Resolved>, RepositoryError>>,
+    },
+    Ended {
+        pid: Option<u32>,
+        how: String,
+    },
+    Started {
+        installed: Installed,
+        answer: Result<Arc<Served>, ServeError>,
+    },
 }
 
 fn transient(error: &dyn std::error::Error) -> StepEnd {
@@ -106,7 +138,18 @@ impl Tools {
                 Some(served) => self.probe(&served).await,
                 None => StepEnd::Failed(StepFailure::Transient("the serving process is gone".to_owned())),
             },
-            Stage::Switch => StepEnd::Done,
+            Stage::Switch => self.announce(&installed).await,
+        }
+    }
+
+    /// The log says what will serve before it does.
+    async fn announce(&self, installed: &Installed) -> StepEnd {
+        let kind = AuditModelChangeKind::Switched;
+        let (model, previous) = (Some(installed), self.active.as_ref());
+        let change = audited::change(kind, &self.deployment, model, previous, String::new(), &self.shelf);
+        match self.audit.announce(change).await {
+            Ok(()) => StepEnd::Done,
+            Err(error) => transient(&error),
         }
     }
 

@@ -6,7 +6,6 @@ use fieldfare_fleet::install::{Action, Event, InstallPolicy, Installed, Stage, S
 use fieldfare_fleet::{Generation, Timestamp};
 use fieldfare_member::files::FileError;
 use fieldfare_proto::v1;
-use fieldfare_release::TargetName;
 use fieldfare_tls::{Endpoint, IdentityHandle};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -17,9 +16,10 @@ use super::bytes::Shelf;
 use super::download::Fetched;
 use super::kept::{Kept, SCHEMA, Unresolved, observed};
 use super::processes::Processes;
-use super::repository::{RemoteRepository, RepositoryError, Resolved};
-use super::steps::{ServeError, StepEnd, Tools};
+use super::repository::RemoteRepository;
+use super::steps::{Report, ServeError, StepEnd, Tools};
 use super::trust::TrustFile;
+use crate::audit::Audit;
 use crate::clock;
 use crate::config::{AgentConfig, Settings};
 use crate::folder::Folder;
@@ -67,6 +67,8 @@ pub struct Parts {
     pub settings: watch::Receiver<Settings>,
     /// What the session hears.
     pub desired: watch::Receiver<Option<Desired>>,
+    /// The audit log.
+    pub audit: Audit,
 }
 
 /// What the installation shows to the rest of the agent.
@@ -76,30 +78,6 @@ pub struct View {
     pub serving: Serving,
     /// What the controller is told.
     pub observed: watch::Receiver<v1::ObservedState>,
-}
-
-/// What tasks of the installation report.
-#[derive(Debug)]
-pub(super) enum Report {
-    Step {
-        assignment: Generation,
-        stage: Stage,
-        end: StepEnd,
-    },
-    Resolved {
-        generation: Generation,
-        model: v1::DesiredModel,
-        target: TargetName,
-        answer: Box<Result<Option<Resolved>, RepositoryError>>,
-    },
-    Ended {
-        pid: Option<u32>,
-        how: String,
-    },
-    Started {
-        installed: Installed,
-        answer: Result<Arc<Served>, ServeError>,
-    },
 }
 
 /// The owner of the installation.
@@ -162,6 +140,7 @@ impl Installer {
     /// # Errors
     /// The state cannot be kept.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), InstallError> {
+        self.record_found();
         self.tell(Event::Started)?;
         self.report();
         let mut fetched = self.fetched.subscribe();
@@ -212,6 +191,9 @@ impl Installer {
             repository: self.repository.clone(),
             fetched: self.fetched.clone(),
             model_memory: self.parts.settings.borrow().model_memory.get(),
+            audit: self.parts.audit.clone(),
+            deployment: self.kept.deployment.clone(),
+            active: self.kept.install.active.clone(),
         }
     }
 
@@ -357,11 +339,13 @@ impl Installer {
     pub(super) fn tell(&mut self, event: Event) -> Result<(), InstallError> {
         let mut actions = Vec::new();
         let now: Timestamp = clock::now();
-        if let Err(refused) = self.kept.install.handle(now, event, &mut actions) {
+        let before = self.kept.install.clone();
+        if let Err(refused) = self.kept.install.handle(now, event.clone(), &mut actions) {
             tracing::debug!(error = process::chain(&refused), "an event changed nothing");
             return Ok(());
         }
         fieldfare_crash::point("agent.install.decided");
+        self.record_change(&event, &before);
         self.kept.save(&self.parts.folder)?;
         fieldfare_crash::point("agent.install.persisted");
         for action in actions {

@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 
 use super::error::{ApiError, Code};
 use super::provenance;
+use super::recorded::Recorded;
 use super::request::Kind;
 use crate::clock;
 use crate::serving::protocol::{Finish, Summary};
-use crate::serving::{Piece, Request, Served};
+use crate::serving::{Piece, Served};
 
 /// What every part of one answer says.
 pub(super) struct Head {
@@ -107,7 +108,7 @@ impl Head {
 }
 
 /// The whole answer at once.
-pub(super) async fn whole(head: Head, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn whole(head: Head, request: Recorded) -> Result<Response, ApiError> {
     let (text, summary) = request.whole().await?;
     let mut body = head.body(false, head.choice(&text, &summary));
     body["usage"] = usage(&summary);
@@ -126,7 +127,7 @@ enum Stage {
 
 struct Streaming {
     head: Head,
-    request: Request,
+    request: Recorded,
     /// The first piece, which came before the status was sent.
     first: Option<Piece>,
     include_usage: bool,
@@ -196,7 +197,7 @@ impl Streaming {
 
 /// The answer as it comes. What fails before the first token, such as a prompt that is too long, fails with a status. A client
 /// that goes away drops the stream, and with it the request.
-pub(super) async fn stream(head: Head, mut request: Request, include_usage: bool) -> Result<Response, ApiError> {
+pub(super) async fn stream(head: Head, mut request: Recorded, include_usage: bool) -> Result<Response, ApiError> {
     let first = request.next().await?;
     let stage = match head.kind {
         Kind::Chat => Stage::Role,

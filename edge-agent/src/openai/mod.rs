@@ -2,9 +2,11 @@
 
 mod answer;
 mod error;
+mod recorded;
 mod request;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -12,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 pub use error::{ApiError, Code};
+use recorded::Recorded;
 pub use request::Kind;
 
 use crate::api::ApiState;
@@ -85,6 +88,7 @@ async fn respond(
     body: Result<String, axum::extract::rejection::StringRejection>,
     kind: Kind,
 ) -> Result<Response, ApiError> {
+    let began = Instant::now();
     let body = body.map_err(|rejection| ApiError::body(&rejection))?;
     let served = served(state)?;
     let seed = clock::random_bytes::<8>()
@@ -95,6 +99,7 @@ async fn respond(
     let running = served
         .engine
         .generate(request.prompt.clone(), request.options.clone())?;
+    let running = Recorded::new(running, kind, &served, state.audit.clone(), began);
     let head = answer::Head::new(kind, &served)?;
     let answered = if request.stream {
         answer::stream(head, running, request.include_usage).await

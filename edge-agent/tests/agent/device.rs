@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fieldfare_agent::audit::Audit;
 use fieldfare_agent::clock;
 use fieldfare_agent::config::{AgentConfig, Consent, SCHEMA, Settings};
 use fieldfare_agent::folder::Folder;
@@ -14,6 +15,7 @@ use fieldfare_agent::install::{
 use fieldfare_agent::process::Binary;
 use fieldfare_agent::serving::Served;
 use fieldfare_agent::serving::protocol::{Options, Prompt};
+use fieldfare_audit::writer::Writer;
 use fieldfare_fleet::install::InstallPolicy;
 use fieldfare_fleet::{ByteSize, Labels, Obstacle, reference_profile};
 use fieldfare_member::files;
@@ -99,6 +101,8 @@ impl Device {
     /// Takes up the installation, as a start of the agent does.
     pub(crate) fn start(&self, policy: InstallPolicy) -> Installation {
         let desired = watch::Sender::new(None);
+        let spiffe_id = self.identity.principal().to_string();
+        let (audit, log) = Audit::start(&self.folder, &spiffe_id).unwrap();
         let settings = watch::Sender::new(self.settings.clone());
         let parts = Parts {
             folder: self.folder.clone(),
@@ -108,6 +112,7 @@ impl Device {
             policy,
             settings: settings.subscribe(),
             desired: desired.subscribe(),
+            audit,
         };
         let (installer, view) = Installer::new(parts).unwrap();
         let stop = CancellationToken::new();
@@ -117,6 +122,7 @@ impl Device {
             view,
             stop,
             task,
+            log,
             _settings: settings,
         }
     }
@@ -164,6 +170,7 @@ pub(crate) struct Installation {
     pub(crate) view: View,
     stop: CancellationToken,
     task: JoinHandle<Result<(), InstallError>>,
+    log: Writer,
     _settings: watch::Sender<Settings>,
 }
 
@@ -251,6 +258,7 @@ impl Installation {
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
+        tokio::task::spawn_blocking(|| self.log.close()).await.unwrap();
     }
 }
 

@@ -93,7 +93,7 @@ async fn a_signed_release_is_installed_and_the_next_one_takes_its_place() {
     stage.running.stop().await;
 }
 
-fn kill(pid: Option<u32>) {
+pub(crate) fn kill(pid: Option<u32>) {
     let pid = Pid::from_raw(i32::try_from(pid.unwrap()).unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
 }

@@ -17,14 +17,14 @@ use crate::install::Stage;
 use crate::releases::{ANSWER, PROMPT, Releases};
 
 /// The owner of a device.
-struct Owner {
-    client: Client,
-    api: String,
-    token: String,
+pub(crate) struct Owner {
+    pub(crate) client: Client,
+    pub(crate) api: String,
+    pub(crate) token: String,
 }
 
 impl Owner {
-    fn of(device: &Device) -> Self {
+    pub(crate) fn of(device: &Device) -> Self {
         let endpoints: Value = serde_json::from_slice(&std::fs::read(device.folder.endpoints()).unwrap()).unwrap();
         // The API is plain HTTP on loopback; a client still wants to know whom it would trust.
         let nobody = ServerTrust::PinnedAuthority(Digest::from_bytes([0; 32]));
@@ -50,7 +50,7 @@ impl Owner {
     }
 
     /// Asks for what must be granted.
-    async fn granted(&self, method: Method, path: &str, body: impl Into<String>) -> Value {
+    pub(crate) async fn granted(&self, method: Method, path: &str, body: impl Into<String>) -> Value {
         let (status, answer) = self.ask(method, path, body).await;
         assert!(status.is_success(), "{status}: {answer}");
         answer

@@ -7,6 +7,7 @@
 )]
 
 mod attacks;
+mod audit;
 mod controller;
 mod device;
 mod downloads;
