@@ -62,6 +62,16 @@ impl Told {
         let shown = fleet.json(&["release", "show", running]);
         for name in DEVICES {
             self.check_device(fleet, name, running, &shown);
+            check_log(fleet, name, running);
+        }
+        // Promise 7: so is what was asked for and decided.
+        let events = records(fleet, "controller");
+        let called = |method: &str| events.iter().any(|record| record["event"]["method"] == method);
+        for method in ["Operator/ApplyDeployment", "Operator/PublishTargets"] {
+            assert!(
+                called(&format!("fieldfare.v1.{method}")),
+                "{method} is not in the controller's log"
+            );
         }
     }
 
@@ -100,6 +110,34 @@ impl Told {
             );
         }
     }
+}
+
+/// The records of a process's audit log, which is whole.
+fn records(fleet: &Fleet, name: &str) -> Vec<Value> {
+    let folder = fleet.root.join(name);
+    let verdict = fleet.json(&["audit", "verify", folder.to_str().unwrap()]);
+    assert!(
+        verdict[0]["whole"] == true && verdict[0]["signed"] != 0,
+        "{name}: {verdict:#}"
+    );
+    let shown = fleet.json(&["audit", "show", folder.to_str().unwrap()]);
+    shown.as_array().unwrap().clone()
+}
+
+/// Promise 7: what serves is what the log said last.
+fn check_log(fleet: &Fleet, name: &str, running: &str) {
+    let records = records(fleet, name);
+    let last = records.iter().rfind(|record| record["kind"] == "model").unwrap();
+    let release = last["event"]["model"]["release"].as_str().unwrap_or_default();
+    let served = running
+        .strip_prefix("adapter.")
+        .unwrap_or(running)
+        .strip_suffix(".release.json");
+    assert_eq!(Some(release), served, "{name}: {last:#}");
+    assert!(
+        records.iter().any(|record| record["kind"] == "inference"),
+        "{name} answered, and no record says so"
+    );
 }
 
 /// The status of a device that serves a release and has nothing left to do.

@@ -1,6 +1,6 @@
 //! Changes of the model that serves, as the audit log has them.
 
-use fieldfare_fleet::install::{Event, InstallState, Installed};
+use fieldfare_fleet::install::{Event, InstallState, Installed, Stage};
 use fieldfare_proto::v1::{AuditModel, AuditModelChange, AuditModelChangeKind};
 use fieldfare_release::Sha256Digest;
 
@@ -79,8 +79,28 @@ fn brought(event: &Event, before: &InstallState, after: &InstallState) -> Option
             "the installed bytes have changed".to_owned(),
         )),
         (_, None) if !same => Some((AuditModelChangeKind::Stopped, why())),
-        _ => news.map(|_| (AuditModelChangeKind::Refused, why())),
+        _ if news.is_some() => Some((AuditModelChangeKind::Refused, why())),
+        // A start says by itself what is installed.
+        (Event::Started, _) => None,
+        _ => gave_up_switch(before, after).then(|| {
+            (
+                AuditModelChangeKind::Found,
+                "the switch that was announced last did not happen".to_owned(),
+            )
+        }),
     }
+}
+
+/// Whether a switch that may be in the log already will not happen.
+fn gave_up_switch(before: &InstallState, after: &InstallState) -> bool {
+    let switching = |state: &InstallState| {
+        let candidate = state
+            .candidate
+            .as_ref()
+            .filter(|candidate| candidate.stage == Stage::Switch)?;
+        Some(candidate.assignment.install.clone())
+    };
+    switching(before).is_some_and(|before| !switching(after).is_some_and(|after| after.same_bytes(&before)))
 }
 
 impl Installer {
@@ -111,7 +131,142 @@ impl Installer {
         let refused = before.candidate.as_ref().map(|candidate| &candidate.assignment.install);
         match kind {
             AuditModelChangeKind::Refused => self.record(kind, refused, None, reason),
+            AuditModelChangeKind::Found => self.record(kind, after.active.as_ref(), None, reason),
             _ => self.record(kind, after.active.as_ref(), before.active.as_ref(), reason),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fieldfare_fleet::install::{Assignment, InstallPolicy, StepFailure};
+    use fieldfare_fleet::{ByteSize, Digest, Generation, ReleaseId, ReleaseNumber, Timestamp};
+
+    use super::*;
+    use crate::install::install_policy;
+
+    fn installed(number: u64, counter: u64) -> Installed {
+        Installed {
+            release: ReleaseId {
+                model: "soil".parse().unwrap(),
+                number: ReleaseNumber(number),
+            },
+            variant: "q4".parse().unwrap(),
+            manifest: Digest::from_bytes([number as u8; 32]),
+            assignment: Generation { epoch: 1, counter },
+        }
+    }
+
+    struct Told {
+        state: InstallState,
+        kinds: Vec<AuditModelChangeKind>,
+    }
+
+    impl Told {
+        fn tell(&mut self, event: Event) -> &mut Self {
+            let before = self.state.clone();
+            self.state
+                .handle(Timestamp::from_unix_ms(0), event.clone(), &mut Vec::new())
+                .unwrap();
+            self.kinds
+                .extend(brought(&event, &before, &self.state).map(|(kind, _)| kind));
+            self
+        }
+
+        fn assign(&mut self, install: &Installed) -> &mut Self {
+            let assignment = Assignment {
+                install: install.clone(),
+                bytes_missing: ByteSize::ZERO,
+                probes_required: 0,
+            };
+            self.tell(Event::Assigned {
+                assignment,
+                disk_free: ByteSize::from_mib(1 << 20),
+            })
+        }
+
+        /// Up to the switch, which is announced but not done.
+        fn to_switch(&mut self, install: &Installed) -> &mut Self {
+            self.assign(install);
+            let assignment = install.assignment;
+            for stage in [Stage::Fetch, Stage::Verify, Stage::Stage, Stage::WarmUp] {
+                self.tell(Event::Done { assignment, stage });
+            }
+            self.tell(Event::Probed {
+                assignment,
+                matched: 0,
+                run: 0,
+            })
+        }
+
+        fn switch(&mut self, install: &Installed) -> &mut Self {
+            let (assignment, stage) = (install.assignment, Stage::Switch);
+            self.to_switch(install).tell(Event::Done { assignment, stage })
+        }
+    }
+
+    fn told() -> Told {
+        let policy = InstallPolicy {
+            confirm_window: Duration::from_secs(60),
+            max_crashes: 1,
+            ..install_policy()
+        };
+        Told {
+            state: InstallState::empty(policy),
+            kinds: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_serves_is_told_when_it_changes_otherwise_than_by_a_switch() {
+        use AuditModelChangeKind::{Found, Refused, Reverted, Stopped};
+        let (first, second) = (installed(1, 1), installed(2, 2));
+        let unassigned = Event::Unassigned {
+            assignment: Generation { epoch: 1, counter: 9 },
+            obstacle: None,
+        };
+        let failed = |failure| Event::Failed {
+            assignment: second.assignment,
+            stage: Stage::Fetch,
+            failure,
+        };
+        let mut told_all = told();
+        assert_eq!(told_all.switch(&first).kinds, [], "the step itself says so");
+        // The first release is confirmed; the second crashes.
+        told_all.state.switched_at = None;
+        assert_eq!(told_all.switch(&second).tell(Event::Crashed).kinds, [Reverted]);
+        assert_eq!(told().switch(&first).tell(Event::Crashed).kinds, [Stopped]);
+        assert_eq!(told().switch(&first).tell(unassigned.clone()).kinds, [Stopped]);
+        assert_eq!(
+            told()
+                .switch(&first)
+                .tell(Event::Damaged { install: first.clone() })
+                .kinds,
+            [Stopped]
+        );
+        let mut refused = told();
+        refused
+            .switch(&first)
+            .assign(&second)
+            .tell(failed(StepFailure::Permanent("no such bytes".to_owned())));
+        assert_eq!(refused.kinds, [Refused]);
+        let mut waits = told();
+        waits
+            .switch(&first)
+            .assign(&second)
+            .tell(failed(StepFailure::Transient("busy".to_owned())));
+        assert_eq!(waits.kinds, [], "it is tried again");
+        // The switch was announced, and something newer came first.
+        assert_eq!(
+            told().switch(&first).to_switch(&second).assign(&installed(3, 3)).kinds,
+            [Found]
+        );
+        assert_eq!(
+            told().switch(&first).to_switch(&second).assign(&installed(1, 3)).kinds,
+            [Found]
+        );
+        assert_eq!(told().to_switch(&first).tell(unassigned).kinds, [Found]);
     }
 }

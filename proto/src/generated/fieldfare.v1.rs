@@ -7629,13 +7629,13 @@ impl AuditCertificateCause {
 #[repr(i32)]
 pub enum AuditModelChangeKind {
     Unspecified = 0,
-    /// Its bytes were verified and probed, and it begins to serve. Written before it does: a newer assignment may still overtake it.
+    /// Its bytes were verified and probed, and it begins to serve. Written before it does.
     Switched = 1,
     /// It served before and serves again, since the one after it failed.
     Reverted = 2,
     /// It no longer serves and none follows.
     Stopped = 3,
-    /// The agent started, and this is what is installed.
+    /// The agent started, or a switch that was written did not happen, and this is what is installed.
     Found = 4,
     /// Installing it was given up.
     Refused = 5,
