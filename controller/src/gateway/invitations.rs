@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fieldfare_fleet::round::registry;
 use fieldfare_fleet::{DeviceId, Generation, RoundId};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
@@ -12,6 +13,7 @@ use fieldfare_tls::Identity;
 use prost::Message;
 use ring::rand::SystemRandom;
 
+use crate::jobs::opened;
 use crate::mirror::RoundView;
 use crate::plane::ControlPlane;
 use crate::records::{Record, attempt};
@@ -26,7 +28,7 @@ pub(super) fn open_for(
     device: DeviceId,
     sent: &BTreeSet<Opening>,
 ) -> Result<Vec<(Opening, RoundInvitation)>, Refusal> {
-    let now = plane.unix_ms();
+    let now = plane.clock.now();
     let records = plane.mirror.read();
     let dropped = |round: &RoundId| {
         records
@@ -35,8 +37,7 @@ pub(super) fn open_for(
             .is_some_and(|drops| drops.contains_key(&device))
     };
     let open = records.rounds.iter().filter(|(id, round)| {
-        let waits = !round.record.closed && round.record.deadline_unix_ms > now;
-        waits && round.cohort.contains(&device) && !dropped(id)
+        registry::invites(&opened(&round.record), now) && round.cohort.contains(&device) && !dropped(id)
     });
     let openings = open.map(|(id, round)| ((id.clone(), round.record.generation()), round));
     openings

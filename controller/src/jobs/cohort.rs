@@ -1,6 +1,7 @@
 //! The cohort of a round: which devices may be invited, why the others not, and who of them is.
 
-use fieldfare_fleet::rollout::{Observation, Progress, Rank};
+use fieldfare_fleet::rollout::{Observation, Progress};
+use fieldfare_fleet::round::registry;
 use fieldfare_fleet::round::{Activity, BudgetState, Connection, Consent, TrainingCandidate, TrainingNeeds};
 use fieldfare_fleet::{ByteSize, DeploymentName, DeviceId, ReleaseId, RoundId, Selector, Timestamp, TrustTier};
 use fieldfare_proto::v1::{FederatedJobSpec, IneligibleDevice, ObservedState};
@@ -72,12 +73,7 @@ pub(super) fn pick(
             });
         }
     }
-    let attempt = u64::from(round.round.0) << 32 | u64::from(round.attempt.0);
-    let mixed = seed ^ attempt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    eligible.sort_by_key(|device| (Rank::of(*device, mixed), *device));
-    eligible.truncate(size as usize);
-    eligible.sort();
-    cohort.invited = eligible;
+    cohort.invited = registry::pick(eligible, size, seed, round).into_iter().collect();
     cohort
 }
 

@@ -11,6 +11,7 @@ mod watching;
 
 pub(crate) use claims::HeldClaim;
 pub use gateway::TrainerGatewayService;
+pub(crate) use rounds::opened;
 pub(crate) use spec::{start_federated, start_import};
 pub(crate) use view::{get, is_over, list, trainers};
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use fieldfare_fleet::{DeviceId, JobName, RoundId};
+use fieldfare_fleet::round::Decline;
+use fieldfare_fleet::round::registry::{self, AcceptedError, Closing, Opened, Opening, Unchanged};
+use fieldfare_fleet::{DeviceId, Digest, JobName, RoundId};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
     AcceptedContribution, AcceptedSet, CloseRoundRequest, DropRecord, FederatedJobSpec, JobRecord, JobStage,
-    OpenRoundRequest, OpenRoundResponse, PrincipalRecord, RefusalReason, RoundConfiguration, RoundRecord, job_record,
-    work_checkpoint,
+    OpenRoundRequest, OpenRoundResponse, PrincipalRecord, RoundConfiguration, RoundRecord, job_record, work_checkpoint,
 };
 use fieldfare_release::Sha256Digest;
 use prost::Message;
@@ -64,6 +65,21 @@ fn configuration(
     Ok((round, configuration))
 }
 
+/// A digest of a record: one that is not whole equals no other.
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::try_from(bytes).unwrap_or(Digest::from_bytes([0; 32]))
+}
+
+/// What a record says of what may become of its attempt.
+pub(crate) fn opened(record: &RoundRecord) -> Opened {
+    Opened {
+        configuration: digest_of(&record.configuration_sha256),
+        closed: record.closed,
+        accepted: (!record.accepted_sha256.is_empty()).then(|| digest_of(&record.accepted_sha256)),
+        deadline: timestamp(record.deadline_unix_ms),
+    }
+}
+
 fn answer(record: &RoundRecord) -> OpenRoundResponse {
     let ids = record
         .cohort
@@ -85,8 +101,9 @@ pub(super) async fn open(
 ) -> Result<OpenRoundResponse, Refusal> {
     let (round, configured) = configuration(plane, held, &request.configuration)?;
     let digest = Sha256Digest::of(&request.configuration).as_bytes().to_vec();
+    let told = digest_of(&digest);
     let key = plane.keys.round(&round);
-    let goes_on = |view: &RoundView| view.record.configuration_sha256 == digest && !view.record.closed;
+    let goes_on = |view: &RoundView| registry::open(Some(&opened(&view.record)), told) == Ok(Opening::Again);
     let reopened = plane.mirror.read().rounds.get(&round).is_some_and(goes_on);
     if reopened {
         forgive(held, plane, &round).await?;
@@ -95,14 +112,14 @@ pub(super) async fn open(
         let (job, mut status) = held.job(&mut change).await?;
         let endpoint = endpoint(plane, held).await?;
         let trainer_spiffe_id = plane.access.trainer_principal(&held.trainer).to_string();
-        if let Some(mut open) = change.read::<RoundRecord>(&key).await? {
-            if open.configuration_sha256 != digest {
-                return Err(Refusal::Exists {
-                    what: "round",
-                    name: round.to_string(),
-                });
-            }
-            if open.closed {
+        let known = change.read::<RoundRecord>(&key).await?;
+        let opening = registry::open(known.as_ref().map(opened).as_ref(), told);
+        let opening = opening.map_err(|_| Refusal::Exists {
+            what: "round",
+            name: round.to_string(),
+        })?;
+        if let Some(mut open) = known {
+            if opening == Opening::Over {
                 return Ok(answer(&open));
             }
             (open.trainer_spiffe_id, open.trainer_endpoint) = (trainer_spiffe_id, endpoint);
@@ -155,27 +172,13 @@ async fn endpoint(plane: &ControlPlane, held: &HeldClaim) -> Result<String, Refu
     endpoint.ok_or_else(|| Refusal::Unready("the trainer has not told its rounds endpoint: call Watch".to_owned()))
 }
 
-/// Whether the same device may answer the same invitation otherwise a moment later.
-fn passes(refusal: RefusalReason) -> bool {
-    match refusal {
-        RefusalReason::NotIdle | RefusalReason::Busy | RefusalReason::BadTicket | RefusalReason::Failed => true,
-        RefusalReason::Unspecified
-        | RefusalReason::NoConsent
-        | RefusalReason::TooLittleMemory
-        | RefusalReason::BudgetSpent
-        | RefusalReason::TooFewExamples
-        | RefusalReason::BadConfiguration
-        | RefusalReason::WrongBase => false,
-    }
-}
-
 /// Takes back the drops whose causes pass: a device whose upload failed with its trainer holds a contribution that it paid for.
 async fn forgive(held: &HeldClaim, plane: &ControlPlane, round: &RoundId) -> Result<(), Refusal> {
     let dropped: Vec<DeviceId> = {
         let records = plane.mirror.read();
         let drops = records.drops.get(round).into_iter().flatten();
         drops
-            .filter(|(_, drop)| passes(drop.refusal()))
+            .filter(|(_, drop)| Decline::from(drop.refusal()).passes())
             .map(|(device, _)| *device)
             .collect()
     };
@@ -229,33 +232,28 @@ fn check_accepted(
     quorum: u32,
     accepted: &[AcceptedContribution],
 ) -> Result<Vec<AcceptedContribution>, Refusal> {
+    let at = |index: usize, field: &str, why: &str| Refusal::invalid(format!("accepted[{index}].{field}"), why);
     let cohort: BTreeSet<&[u8]> = record.cohort.iter().map(Vec::as_slice).collect();
-    let mut seen = BTreeSet::new();
+    let mut named = Vec::with_capacity(accepted.len());
     for (index, contribution) in accepted.iter().enumerate() {
-        let at = |field: &str, why: &str| Refusal::invalid(format!("accepted[{index}].{field}"), why);
-        let device: DeviceId = contribution
-            .device_id
-            .parse()
-            .map_err(|_| at("device_id", "is no device id"))?;
-        if !cohort.contains(device.as_bytes().as_slice()) {
-            return Err(at("device_id", "is not of the round's cohort"));
-        }
-        if !seen.insert(device) {
-            return Err(at("device_id", "is named twice: a contribution counts once"));
-        }
-        if contribution.sha256.len() != 32 {
-            return Err(at("sha256", "expected the 32 bytes of SHA-256"));
-        }
+        let device = contribution.device_id.parse::<DeviceId>();
+        let device = device.map_err(|_| at(index, "device_id", "is no device id"))?;
+        let digest = Digest::try_from(contribution.sha256.as_slice());
+        let digest = digest.map_err(|_| at(index, "sha256", "expected the 32 bytes of SHA-256"))?;
+        named.push((device, digest));
     }
-    if (accepted.len() as u64) < u64::from(quorum) {
-        return Err(Refusal::Unready(format!(
-            "{} contributions are below the quorum of {quorum}",
-            accepted.len()
-        )));
-    }
-    let mut sorted = accepted.to_vec();
-    sorted.sort_by(|a, b| a.device_id.cmp(&b.device_id));
-    Ok(sorted)
+    let is_invited = |device: DeviceId| cohort.contains(device.as_bytes().as_slice());
+    let set = registry::check_accepted(is_invited, quorum, named).map_err(|error| match error {
+        AcceptedError::NotInvited { index } | AcceptedError::Twice { index } => {
+            at(index, "device_id", &error.to_string())
+        }
+        AcceptedError::TooFew { .. } => Refusal::Unready(error.to_string()),
+    })?;
+    let accepted = set.into_iter().map(|(device, digest)| AcceptedContribution {
+        device_id: device.to_string(),
+        sha256: digest.as_bytes().to_vec(),
+    });
+    Ok(accepted.collect())
 }
 
 /// Commits the accepted set and the job's checkpoint after the round, in one compare-and-swap. Repeating it with the same set
@@ -283,16 +281,16 @@ pub(super) async fn close(held: &HeldClaim, plane: &ControlPlane, request: Close
         };
         let digest = plane.releases.blobs().put(set.encode_to_vec()).await?;
         fieldfare_crash::point("controller.round.accepted-set-written");
-        if !record.accepted_sha256.is_empty() {
-            let same = record.accepted_sha256 == digest.as_bytes();
-            let refusal = || Refusal::Exists {
+        let closing = registry::close(&opened(&record), digest_of(digest.as_bytes()));
+        let closing = closing.map_err(|unchanged| match unchanged {
+            Unchanged::GivenUp => Refusal::Stale(format!("round {round} was given up")),
+            Unchanged::OtherAcceptedSet | Unchanged::OtherConfiguration => Refusal::Exists {
                 what: "accepted set of round",
                 name: round.to_string(),
-            };
-            return if same { Ok(()) } else { Err(refusal()) };
-        }
-        if record.closed {
-            return Err(Refusal::Stale(format!("round {round} was given up")));
+            },
+        })?;
+        if closing == Closing::Known {
+            return Ok(());
         }
         (record.closed, record.accepted) = (true, count);
         record.accepted_sha256 = digest.as_bytes().to_vec();

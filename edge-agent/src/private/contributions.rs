@@ -1,12 +1,15 @@
 //! What the examples have paid, and what was contributed for it: one transaction, on the disk before anything leaves.
 
 use fieldfare_fleet::{Digest, RoundId};
+use fieldfare_privacy::ledger::payment::{self, Due, Kept, Payment, Trained, Unpaid, price};
 use fieldfare_privacy::{
-    Accountant, Budget, Charge, ChargeKey, ChargeOutcome, ChargeRecord, Delta, JobName, JobNameError, Ledger,
-    Mechanism, Refusal, RestoreError, Spending,
+    Accountant, ChargeKey, ChargeRecord, Delta, JobName, JobNameError, Ledger, Mechanism, Refusal, RestoreError,
+    Spending,
 };
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
+
+pub use fieldfare_privacy::ledger::payment::Budgets;
 
 use super::store::{CONTRIBUTIONS, LEDGER, META, PrivateStore, StoreError};
 
@@ -26,6 +29,15 @@ impl RoundKey {
             round: u64::from(round.round.0),
             attempt: round.attempt.0,
         }))
+    }
+
+    fn due(&self, mechanism: Mechanism, budgets: Budgets, now_unix_ms: u64) -> Due<'_> {
+        Due {
+            key: &self.0,
+            mechanism,
+            budgets,
+            now_unix_ms,
+        }
     }
 
     fn text(&self) -> String {
@@ -62,15 +74,6 @@ pub struct Offered<'a> {
     pub bytes: &'a [u8],
 }
 
-/// What may be spent: by the device in its whole life, whatever a server says, and by this job in all its rounds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Budgets {
-    /// The owner's.
-    pub device: Budget,
-    /// The job's.
-    pub job: Budget,
-}
-
 /// Why a round was not paid for.
 #[derive(Debug, thiserror::Error)]
 pub enum PayError {
@@ -92,6 +95,18 @@ pub enum PayError {
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<Unpaid> for PayError {
+    fn from(error: Unpaid) -> Self {
+        match error {
+            Unpaid::Refused(refusal) => Self::Refused(refusal),
+            Unpaid::OtherConfiguration => Self::OtherConfiguration,
+            Unpaid::TakenBack => Self::TakenBack,
+            Unpaid::BytesLost => Self::BytesLost,
+            Unpaid::Ledger(error) => Self::Ledger(error),
+        }
+    }
 }
 
 /// The ledger's rules and the database fail in one function: both become its error by `?`.
@@ -132,23 +147,6 @@ where
     Ok(records)
 }
 
-/// Charges a round to the device's budget and to its job's; both must allow it.
-fn charge(
-    records: Vec<ChargeRecord>,
-    key: &RoundKey,
-    mechanism: Mechanism,
-    budgets: Budgets,
-    now_unix_ms: u64,
-) -> Result<Charge, PayError> {
-    let of_job: Vec<ChargeRecord> = records
-        .iter()
-        .filter(|record| record.key.job == key.0.job)
-        .cloned()
-        .collect();
-    Ledger::restore(Accountant::Rdp, of_job)?.quote(&key.0, mechanism, budgets.job, now_unix_ms)?;
-    Ok(Ledger::restore(Accountant::Rdp, records)?.charge(&key.0, mechanism, budgets.device, now_unix_ms)?)
-}
-
 fn read((json, bytes): (&str, &[u8]), key: &str) -> Result<Contribution, StoreError> {
     let known: Known = serde_json::from_str(json).map_err(|error| damaged("contributions", key, &error))?;
     Ok(Contribution {
@@ -179,7 +177,7 @@ impl PrivateStore {
         now_unix_ms: u64,
     ) -> Result<(), PayError> {
         let records = records(&self.reading()?.open_table(LEDGER)?)?;
-        charge(records, key, mechanism, budgets, now_unix_ms).map(drop)
+        Ok(price(records, key.due(mechanism, budgets, now_unix_ms)).map(drop)?)
     }
 
     /// Pays for a contribution and keeps its bytes, in one transaction. Only what this returns may leave the device: for a round
@@ -208,23 +206,22 @@ impl PrivateStore {
                 .get(text.as_str())?
                 .map(|value| read(value.value(), &text))
                 .transpose()?;
-            if let Some(before) = before {
-                return if before.configuration == configuration {
-                    Ok(before)
-                } else {
-                    Err(PayError::OtherConfiguration)
-                };
-            }
-            // In the transaction that pays: an owner who was told that an example is gone is right from then on.
-            if Self::removals(&writing.open_table(META)?)? != removals {
-                return Err(PayError::TakenBack);
-            }
+            let kept = Kept {
+                contribution: before.as_ref().map(|before| *before.configuration.as_bytes()),
+                removals: Self::removals(&writing.open_table(META)?)?,
+            };
+            let trained = Trained {
+                configuration: *configuration.as_bytes(),
+                removals,
+            };
             let mut table = writing.open_table(LEDGER)?;
-            let charge = charge(records(&table)?, key, mechanism, budgets, now_unix_ms)?;
-            if charge.outcome == ChargeOutcome::Repeated {
-                return Err(PayError::BytesLost);
-            }
-            let json = serde_json::to_string(&charge.record).map_err(|error| damaged("ledger", &text, &error))?;
+            let due = key.due(mechanism, budgets, now_unix_ms);
+            let record = match (payment::pay(kept, trained, due, || records(&table))?, before) {
+                (Payment::New(record), _) => record,
+                (Payment::Before, Some(before)) => return Ok(before),
+                (Payment::Before, None) => return Err(PayError::BytesLost),
+            };
+            let json = serde_json::to_string(&record).map_err(|error| damaged("ledger", &text, &error))?;
             table.insert(text.as_str(), json.as_str())?;
             contributions.insert(text.as_str(), (known(configuration, false, &text)?.as_str(), bytes))?;
         }

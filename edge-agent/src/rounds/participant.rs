@@ -11,6 +11,7 @@ use fieldfare_lm::engine::Mapping;
 use fieldfare_lm::gguf::Gguf;
 use fieldfare_lm::train::memory::{PhysicalBatch, training_bytes};
 use fieldfare_member::ticket::{Ticket, claimed_round};
+use fieldfare_privacy::ledger::payment::is_kept;
 use fieldfare_proto::v1::{
     InvitationAccepted, InvitationReply, RefusalReason, RoundInvitation, RoundRef, invitation_reply,
 };
@@ -187,9 +188,12 @@ impl Participant {
             let key = key.clone();
             move |store| store.contribution(&key)
         });
-        let paid = match before.await? {
-            Some(before) if before.configuration == trainer.ticket.configuration => before,
-            Some(_) => return Err(PayError::OtherConfiguration.into()),
+        let before = before.await?;
+        let configuration = trainer.ticket.configuration;
+        let kept = before.as_ref().map(|before| *before.configuration.as_bytes());
+        let kept = is_kept(kept, *configuration.as_bytes()).map_err(PayError::from)?;
+        let paid = match before.filter(|_| kept) {
+            Some(before) => before,
             None => self.train_and_pay(trainer, round, &key).await?,
         };
         fieldfare_crash::point("agent.round.paid");

@@ -6,5 +6,6 @@ mod observation;
 mod placement;
 mod policy;
 mod profile;
+mod round;
 
 pub use error::{ConversionError, OptionExt, ResultExt};

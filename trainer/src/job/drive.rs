@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use fieldfare_fleet::round::{Action, Answer, Decline, Event, JobFailure, JobState, Refused, VariantEvaluation};
-use fieldfare_fleet::{Attempt, ByteSize, DeviceId, Digest, NatsPerToken, RoundId, RoundNumber, VariantName};
+use fieldfare_fleet::round::{Action, Answer, Event, JobFailure, JobState, Refused, VariantEvaluation};
+use fieldfare_fleet::{ByteSize, DeviceId, Digest, NatsPerToken, RoundId, VariantName};
 use fieldfare_proto::v1::{
-    AcceptedContribution, CloseRoundRequest, FederatedCheckpoint, JobStage, RefusalReason, RoundEvent, RoundSummary,
-    round_event,
+    AcceptedContribution, CloseRoundRequest, FederatedCheckpoint, JobStage, RoundEvent, RoundSummary, round_event,
 };
 
 use super::privacy::opened;
@@ -78,13 +77,15 @@ impl<'a> Drive<'a> {
     fn resume(job: &'a Job<'a>, checkpoint: FederatedCheckpoint, state: Vec<f32>) -> Result<Self, WorkError> {
         let now = job.workshop.time.now();
         let spec = job.plan.rounds()?;
-        let mut machine = JobState::begin(spec, now).map_err(WorkError::impossible("the job"))?;
-        machine.round = RoundNumber(checkpoint.committed_round + 1);
-        machine.attempt = Attempt(checkpoint.attempt.max(1));
-        if checkpoint.attempt > 0 && kept_configuration(job, &machine.round_id())?.is_none() {
-            machine.attempt = Attempt(checkpoint.attempt + 1);
-            machine.spec.max_attempts = machine.spec.max_attempts.max(machine.attempt.0);
-        }
+        let (committed, attempt) = (checkpoint.committed_round, checkpoint.attempt);
+        let mut goes_on = Ok(false);
+        let kept = |round: &RoundId| {
+            goes_on = kept_configuration(job, round).map(|kept| kept.is_some());
+            matches!(goes_on, Ok(true))
+        };
+        let machine = JobState::resume(spec, committed, attempt, kept, now);
+        let machine = machine.map_err(WorkError::impossible("the job"))?;
+        goes_on?;
         let last_loss = match (checkpoint.rounds.last(), checkpoint.before.first()) {
             (Some(round), _) => round.loss_nats_per_token,
             (None, Some(before)) => before.loss_before,
@@ -181,7 +182,7 @@ impl<'a> Drive<'a> {
                     return Ok(());
                 };
                 tracing::info!(%device, reason = dropped.reason, "a device dropped out");
-                let reason = decline(dropped.refusal());
+                let reason = dropped.refusal().into();
                 attempted.dropped.insert(device, dropped.reason);
                 let round = attempted.id.clone();
                 self.tell(Event::Declined { round, device, reason });
@@ -253,10 +254,7 @@ impl<'a> Drive<'a> {
         };
         tracing::info!(round = %id, cohort = cohort.len(), "the round is open");
         fieldfare_crash::point("trainer.attempt.opened");
-        // The controller chose: the round is as large as what it chose, and ends early when all of it has answered.
-        let chosen = (cohort.len() as u32).max(self.machine.spec.quorum);
-        (self.machine.spec.cohort, self.machine.spec.enough) = (chosen, chosen);
-        self.tell(Event::Eligible { devices: cohort });
+        self.tell(Event::Chosen { devices: cohort });
         Ok(())
     }
 
@@ -426,19 +424,6 @@ impl<'a> Drive<'a> {
         attempted.forget(self.job);
         self.checkpoint.attempt = round.attempt.0;
         self.job.checkpoint(self.checkpoint.clone()).await.map(drop)
-    }
-}
-
-/// Why a device takes no part, as the decider counts it.
-fn decline(refusal: RefusalReason) -> Decline {
-    match refusal {
-        RefusalReason::NoConsent => Decline::NoConsent,
-        RefusalReason::BudgetSpent => Decline::BudgetSpent,
-        RefusalReason::Busy | RefusalReason::NotIdle => Decline::Busy,
-        RefusalReason::TooLittleMemory => Decline::TooLittleMemory,
-        RefusalReason::TooFewExamples => Decline::TooFewExamples,
-        RefusalReason::BadConfiguration => Decline::Configuration,
-        _ => Decline::TrainingFailed,
     }
 }
 

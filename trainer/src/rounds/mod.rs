@@ -7,7 +7,7 @@ mod store;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fieldfare_fleet::round::{Answer, Refused};
+use fieldfare_fleet::round::{Answer, OpenAttempt, Refused};
 use fieldfare_fleet::{ByteSize, DeviceId, Digest, RoundId};
 use fieldfare_privacy::RingCodec;
 use fieldfare_proto::v1::rounds_server::RoundsServer;
@@ -61,6 +61,17 @@ pub struct RoundOffered {
     pub codec: RingCodec,
     /// Where contributions are kept.
     pub store: ContributionStore,
+}
+
+impl RoundOffered {
+    /// What decides who is admitted to it.
+    fn attempt(&self) -> OpenAttempt {
+        OpenAttempt {
+            round: self.id.clone(),
+            configuration: self.configuration_sha256,
+            contribution: ByteSize::new(self.codec.byte_length() as u64),
+        }
+    }
 }
 
 /// An open round, as the service sees it.

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fieldfare_fleet::round::{Answer, Refused};
-use fieldfare_fleet::{ByteSize, DeviceId, Digest};
+use fieldfare_fleet::round::{Answer, NotAdmitted, Refused};
+use fieldfare_fleet::{ByteSize, DeviceId, Digest, DigestError};
 use fieldfare_member::ticket::{Ticket, TicketError};
 use fieldfare_proto::v1::rounds_server::Rounds;
 use fieldfare_proto::v1::{
@@ -40,18 +40,10 @@ enum TurnedAway {
     Ticket(#[from] TicketError),
     #[error("no round is under way here")]
     NoRound,
-    #[error("the ticket is for round {told}, under way is {current}")]
-    OtherRound { told: String, current: String },
-    #[error("{what} names configuration {told}, the round has {expected}")]
-    OtherConfiguration {
-        what: &'static str,
-        told: String,
-        expected: Digest,
-    },
+    #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
     #[error("{0}")]
     Malformed(String),
-    #[error("a contribution has {expected} bytes, this one has {told}")]
-    Length { told: u64, expected: u64 },
     #[error("the bytes have digest {found}, announced was {told}")]
     OtherDigest { found: Digest, told: Digest },
     #[error("the bytes are no contribution: {0}")]
@@ -78,15 +70,13 @@ impl From<TurnedAway> for Status {
             TurnedAway::Ticket(TicketError::Malformed(_)) | TurnedAway::Malformed(_) => Self::invalid_argument(text),
             TurnedAway::Ticket(TicketError::Over { .. }) => Self::failed_precondition(text),
             TurnedAway::Ticket(_) => Self::permission_denied(text),
-            TurnedAway::Length { .. } | TurnedAway::OtherDigest { .. } | TurnedAway::Garbage(_) => {
-                Self::invalid_argument(text)
-            }
+            TurnedAway::NotAdmitted(NotAdmitted::Length { .. })
+            | TurnedAway::OtherDigest { .. }
+            | TurnedAway::Garbage(_) => Self::invalid_argument(text),
             TurnedAway::NoRound | TurnedAway::Silent | TurnedAway::BrokenOff(_) => Self::unavailable(text),
             TurnedAway::Refused(Refused::Early { .. }) => Self::unavailable(text),
             TurnedAway::Refused(Refused::Conflicting { .. }) => Self::already_exists(text),
-            TurnedAway::Refused(_) | TurnedAway::OtherRound { .. } | TurnedAway::OtherConfiguration { .. } => {
-                Self::failed_precondition(text)
-            }
+            TurnedAway::Refused(_) | TurnedAway::NotAdmitted(_) => Self::failed_precondition(text),
         }
     }
 }
@@ -107,19 +97,7 @@ impl RoundsService {
         let own = self.identity.current();
         let ticket = Ticket::shown_to(&own, principal, ticket.as_ref(), self.time.now())?;
         let open = self.open.borrow().clone().ok_or(TurnedAway::NoRound)?;
-        if ticket.round != open.round.id {
-            let (told, current) = (ticket.round.to_string(), open.round.id.to_string());
-            return Err(TurnedAway::OtherRound { told, current });
-        }
-        let expected = open.round.configuration_sha256;
-        if ticket.configuration != expected {
-            let told = ticket.configuration.to_string();
-            return Err(TurnedAway::OtherConfiguration {
-                what: "the ticket",
-                told,
-                expected,
-            });
-        }
+        open.round.attempt().admit(&ticket.round, ticket.configuration)?;
         Ok((ticket, open))
     }
 
@@ -171,24 +149,12 @@ impl RoundsService {
 
 /// Checks what a header promises; its digest.
 fn check(header: &ContributionHeader, open: &OpenRound) -> Result<Digest, TurnedAway> {
-    let expected = open.round.configuration_sha256;
-    if header.configuration_sha256 != expected.as_bytes() {
-        let told = hex::encode(header.configuration_sha256.get(..32).unwrap_or_default());
-        return Err(TurnedAway::OtherConfiguration {
-            what: "the header",
-            told,
-            expected,
-        });
-    }
-    let expected = open.round.codec.byte_length() as u64;
-    if header.length_bytes != expected {
-        return Err(TurnedAway::Length {
-            told: header.length_bytes,
-            expected,
-        });
-    }
+    let malformed = |field: &str, error: DigestError| TurnedAway::Malformed(format!("field `{field}`: {error}"));
+    let configuration = Digest::try_from(header.configuration_sha256.as_slice());
+    let configuration = configuration.map_err(|error| malformed("configuration_sha256", error))?;
+    open.round.attempt().announced(configuration, header.length_bytes)?;
     let told = Digest::try_from(header.sha256.as_slice());
-    told.map_err(|error| TurnedAway::Malformed(format!("field `sha256`: {error}")))
+    told.map_err(|error| malformed("sha256", error))
 }
 
 async fn next(parts: &mut Streaming<ContributeRequest>) -> Result<Option<contribute_request::Part>, TurnedAway> {
@@ -208,7 +174,7 @@ async fn receive(parts: &mut Streaming<ContributeRequest>, length: usize) -> Res
             Some(contribute_request::Part::Chunk(chunk)) => {
                 let told = (bytes.len() + chunk.len()) as u64;
                 if told > expected {
-                    return Err(TurnedAway::Length { told, expected });
+                    return Err(NotAdmitted::Length { told, expected }.into());
                 }
                 bytes.extend_from_slice(&chunk);
             }
@@ -217,10 +183,8 @@ async fn receive(parts: &mut Streaming<ContributeRequest>, length: usize) -> Res
             }
             None if bytes.len() == length => return Ok(bytes),
             None => {
-                return Err(TurnedAway::Length {
-                    told: bytes.len() as u64,
-                    expected,
-                });
+                let told = bytes.len() as u64;
+                return Err(NotAdmitted::Length { told, expected }.into());
             }
         }
     }

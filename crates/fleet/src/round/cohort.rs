@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{AbandonCause, Action, Answer, Decline, Refused};
+use super::registry::pick;
 use super::state::{CohortMember, JobPhase, JobState, RoundPhase};
-use crate::rollout::Rank;
 use crate::{ByteSize, DeviceId, Digest, RoundId, Timestamp};
 
 /// What a device sends when it contributes.
@@ -16,7 +16,7 @@ pub(super) struct Upload {
 }
 
 impl JobState {
-    /// Takes in which devices are eligible. The cohort is those with the lowest rank under the seed of this attempt. It
+    /// Takes in which devices are eligible. The cohort is [`pick`]ed from them. It
     /// is fixed as soon as there are enough devices for a full one, and at the deadline from whoever is there.
     pub(super) fn select(
         &mut self,
@@ -24,19 +24,15 @@ impl JobState {
         devices: &BTreeSet<DeviceId>,
         actions: &mut Vec<Action>,
     ) -> Result<Answer, Refused> {
-        let seed = self.cohort_seed();
-        let wanted = self.spec.cohort;
+        let (seed, wanted, round) = (self.spec.seed, self.spec.cohort, self.round_id());
         let Some(RoundPhase::Selecting {
             eligible, candidates, ..
         }) = self.round_mut()
         else {
             return Ok(Answer::Known);
         };
-        let mut ranked: Vec<(Rank, DeviceId)> = devices.iter().map(|d| (Rank::of(*d, seed), *d)).collect();
-        ranked.sort_unstable();
-        ranked.truncate(wanted as usize);
         *eligible = u32::try_from(devices.len()).unwrap_or(u32::MAX);
-        *candidates = ranked.into_iter().map(|(_, device)| device).collect();
+        *candidates = pick(devices.iter().copied(), wanted, seed, &round);
         if *eligible >= wanted {
             self.configure(now, actions);
         } else {
@@ -56,11 +52,6 @@ impl JobState {
         let cohort = chosen.iter().map(|device| (*device, CohortMember::Invited)).collect();
         actions.push(Action::Configure { round, cohort: chosen });
         self.enter(RoundPhase::Configuring { deadline, cohort });
-    }
-
-    /// Another cohort for every round and attempt.
-    fn cohort_seed(&self) -> u64 {
-        self.spec.seed ^ (u64::from(self.round.0) << 32) ^ u64::from(self.attempt.0)
     }
 
     pub(super) fn invite(

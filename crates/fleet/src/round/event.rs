@@ -24,8 +24,14 @@ pub enum Decline {
     TooFewExamples,
     /// The signed configuration is not acceptable to the device.
     Configuration,
-    /// Training failed.
+    /// Training or the upload failed.
     TrainingFailed,
+    /// The ticket is not good on the device.
+    Ticket,
+    /// The device serves another release than the one that is trained.
+    WrongBase,
+    /// It gave no reason, or none that is known.
+    Unexplained,
 }
 
 /// Loss of a variant on the evaluation set before and after a round.
@@ -44,6 +50,11 @@ pub struct VariantEvaluation {
 pub enum Event {
     /// These devices are eligible now.
     Eligible {
+        /// The devices.
+        devices: BTreeSet<DeviceId>,
+    },
+    /// The controller chose these devices: the round is as large as what it chose, and ends early when all of them have answered.
+    Chosen {
         /// The devices.
         devices: BTreeSet<DeviceId>,
     },

@@ -27,6 +27,16 @@ impl JobState {
         };
         match event {
             Event::Eligible { devices } => self.select(now, &devices, actions),
+            Event::Chosen { devices } => {
+                if let JobPhase::Running {
+                    round: RoundPhase::Selecting { .. },
+                } = self.phase
+                {
+                    let chosen = u32::try_from(devices.len()).unwrap_or(u32::MAX).max(self.spec.quorum);
+                    (self.spec.cohort, self.spec.enough) = (chosen, chosen);
+                }
+                self.select(now, &devices, actions)
+            }
             Event::Configured { round, configuration } => {
                 self.check_round(&round)?;
                 self.invite(now, round, configuration, actions)

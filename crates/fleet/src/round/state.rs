@@ -223,6 +223,29 @@ impl JobState {
         })
     }
 
+    /// A job that goes on after `committed` rounds, where another trainer or this one left it in `attempt` of the next round (0
+    /// for none). That attempt `goes_on` where its configuration is here and its time is not over; otherwise another one takes its
+    /// place, which is allowed whatever the specification says: nobody is to blame for a crash.
+    ///
+    /// # Errors
+    /// [`JobSpecError`] where the job cannot work.
+    pub fn resume(
+        spec: JobSpec,
+        committed: u32,
+        attempt: u32,
+        goes_on: impl FnOnce(&RoundId) -> bool,
+        now: Timestamp,
+    ) -> Result<Self, JobSpecError> {
+        let mut job = Self::begin(spec, now)?;
+        job.round = RoundNumber(committed.saturating_add(1));
+        job.attempt = Attempt(attempt.max(1));
+        if attempt > 0 && !goes_on(&job.round_id()) {
+            job.attempt = Attempt(attempt.saturating_add(1));
+            job.spec.max_attempts = job.spec.max_attempts.max(job.attempt.0);
+        }
+        Ok(job)
+    }
+
     /// The round and attempt under way, or the last one.
     pub fn round_id(&self) -> RoundId {
         RoundId {

@@ -5,6 +5,7 @@
 //! contribution it pays for*, and only then lets a byte leave. A crash between the two leaves a charge without a
 //! release, which is the safe side.
 
+pub mod payment;
 mod record;
 
 use std::collections::BTreeMap;
