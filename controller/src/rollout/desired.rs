@@ -101,19 +101,20 @@ pub fn selector(spec: Option<&v1::DeploymentSpec>) -> Option<Selector> {
 pub fn entry(records: &Records, member: &Member, name: &DeploymentName, rollout: &RolloutView) -> Option<DesiredModel> {
     let RolloutView { record, state } = rollout;
     let slot = state.slot_of(member.id, member.joined_at);
-    let target = state.target_for(slot);
+    let said = state.entry_for(slot, |moves_in| {
+        let assigned = assignment(records, name, (record, state), moves_in, &member.class);
+        assigned.filter(|assigned| !assigned.variant.is_empty())
+    })?;
+    let release = said.named.as_ref().map_or(&state.release, |(release, _)| release);
     let mut entry = DesiredModel {
         deployment: name.to_string(),
-        model: target.release.as_ref().unwrap_or(&state.release).model.to_string(),
-        generation: Some(target.assignment.into()),
+        model: release.model.to_string(),
+        generation: Some(said.assignment.into()),
         ..DesiredModel::default()
     };
-    if target.release.is_some() {
-        let moves_in = state.has_new_release(slot);
-        let assignment = assignment(records, name, (record, state), moves_in, &member.class)
-            .filter(|assignment| !assignment.variant.is_empty())?;
-        entry.manifest_target.clone_from(&assignment.manifest_target);
-        entry.variant.clone_from(&assignment.variant);
+    if let Some((_, assigned)) = said.named {
+        entry.manifest_target.clone_from(&assigned.manifest_target);
+        entry.variant.clone_from(&assigned.variant);
     }
     Some(entry)
 }

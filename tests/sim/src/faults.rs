@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fieldfare_fleet::rollout::Event;
 
+use crate::ground::Happening;
 use crate::life::Life;
 use crate::message::Fault;
 
@@ -30,6 +31,22 @@ impl Life {
                 self.controller.crash(&mut self.ground, down_for);
                 self.again(fault, troubles.controller_crash);
             }
+            Fault::TrainerCrashes => {
+                let down_for = self.ground.dice.seconds(1..=120);
+                let trainer = self.ground.dice.index(self.trainers.len());
+                self.trainers[trainer].crash(&mut self.ground, down_for);
+                self.again(fault, troubles.trainer_crash);
+            }
+            Fault::OwnerChanges => {
+                self.change_mind();
+                self.again(fault, troubles.owner);
+            }
+            Fault::ServerLies => {
+                let device = self.someone();
+                self.hostile.invite(&mut self.ground, &self.devices[device]);
+                self.again(fault, troubles.server_lies);
+            }
+            Fault::StartJob => self.start_job(),
             Fault::BytesChange => {
                 self.damage();
                 self.again(fault, troubles.damage);
@@ -83,6 +100,32 @@ impl Life {
         }
     }
 
+    /// An owner takes examples back, or consent, or gives it again.
+    fn change_mind(&mut self) {
+        let device = self.someone();
+        let private = &mut self.devices[device].disk.private;
+        if self.ground.dice.chance(0.5) {
+            private.removals += 1;
+        } else {
+            private.consent = !private.consent;
+        }
+    }
+
+    fn start_job(&mut self) {
+        if self.ground.is_quiet() {
+            return;
+        }
+        let (setting, number) = (self.ground.setting.clone(), self.ground.dice.number());
+        if self
+            .controller
+            .start_job(&mut self.ground, |base| setting.job(number, base))
+        {
+            self.outcome.jobs += 1;
+        }
+        let wait = self.ground.dice.seconds(15..=120);
+        self.ground.put(wait, Happening::Fault(Fault::StartJob));
+    }
+
     /// The operator does what nobody expects.
     fn whim(&mut self) {
         let by = "ada".to_owned();
@@ -131,7 +174,7 @@ impl Life {
             }
         }
         let wait = self.ground.dice.seconds(30..=600);
-        self.ground.put(wait, crate::ground::Happening::Fault(Fault::Deploy));
+        self.ground.put(wait, Happening::Fault(Fault::Deploy));
     }
 
     /// Nothing goes wrong any more. Who paused lets go on.
@@ -152,10 +195,8 @@ impl Life {
             .as_ref()
             .is_some_and(|state| state.phase.is_over());
         if !over {
-            self.ground.put(
-                Duration::from_secs(60),
-                crate::ground::Happening::Fault(Fault::LastOrder),
-            );
+            self.ground
+                .put(Duration::from_secs(60), Happening::Fault(Fault::LastOrder));
         }
     }
 }

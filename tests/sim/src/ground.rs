@@ -1,13 +1,15 @@
 //! What all processes of a life stand on: the clock, the queue, the network, chance, and whoever watches.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use fieldfare_fleet::Timestamp;
 
 use crate::checks::Checks;
 use crate::dice::Dice;
-use crate::message::{Doing, Down, Fault, Look, Up};
+use crate::message::{Doing, Down, Fault, Look, Up, Work};
 use crate::queue::Queue;
+use crate::round::{Answered, Ask, Knock, Ticket, Told};
 use crate::setting::{BEGINNING, Setting};
 
 /// Something that happens in a life.
@@ -25,6 +27,29 @@ pub(crate) enum Happening {
     Device { device: u32, life: u32, what: Doing },
     /// Something that the controller does by itself.
     Controller { life: u32, what: Look },
+    /// A trainer's question reaches the controller.
+    Asked { trainer: usize, number: u64, ask: Rc<Ask> },
+    /// The controller's word reaches a trainer.
+    Told {
+        trainer: usize,
+        number: u64,
+        told: Rc<Told>,
+    },
+    /// A device knocks at a trainer's door.
+    Knock {
+        device: u32,
+        number: u64,
+        ticket: Rc<Ticket>,
+        what: Rc<Knock>,
+    },
+    /// A trainer's answer reaches a device.
+    Answered {
+        device: u32,
+        number: u64,
+        answered: Rc<Answered>,
+    },
+    /// Something that a trainer does by itself.
+    Trainer { trainer: usize, life: u32, what: Work },
     /// Something goes wrong, or right again.
     Fault(Fault),
 }
@@ -197,6 +222,70 @@ impl Ground {
         for at in self.carry(device, link, DOWN).into_iter().flatten() {
             let message = message.clone();
             self.queue.put(at, Happening::Down { device, link, message });
+        }
+    }
+
+    /// When one call arrives, and a repetition of it: each of them may be lost.
+    fn call(&mut self, cut: bool) -> [Option<Timestamp>; 2] {
+        let (troubles, quiet) = (self.setting.troubles, self.is_quiet());
+        let again = !quiet && troubles.unordered && self.dice.chance(0.05);
+        [true, again].map(|sent| {
+            let lost = cut || (!quiet && self.dice.chance(troubles.loss));
+            let wait = self.dice.until_next(troubles.latency);
+            (sent && !lost).then(|| self.now.saturating_add(wait))
+        })
+    }
+
+    /// Sends a trainer's question to the controller.
+    pub(crate) fn ask(&mut self, trainer: usize, number: u64, ask: &Rc<Ask>) {
+        for at in self.call(false).into_iter().flatten() {
+            let ask = Rc::clone(ask);
+            self.queue.put(at, Happening::Asked { trainer, number, ask });
+        }
+    }
+
+    /// Sends the controller's word to a trainer.
+    pub(crate) fn tell(&mut self, trainer: usize, number: u64, told: &Told) {
+        // Who dropped out is told on a stream, which is taken up again when it breaks.
+        let sent = if matches!(told, Told::Dropped { .. }) {
+            let wait = self.dice.until_next(self.setting.troubles.latency);
+            [Some(self.now.saturating_add(wait)), None]
+        } else {
+            self.call(false)
+        };
+        for at in sent.into_iter().flatten() {
+            let told = Rc::new(told.clone());
+            self.queue.put(at, Happening::Told { trainer, number, told });
+        }
+    }
+
+    /// Sends a device's knock to the trainer of its ticket.
+    pub(crate) fn knock(&mut self, device: u32, number: u64, ticket: &Rc<Ticket>, what: &Rc<Knock>) {
+        for at in self.call(self.is_cut(device)).into_iter().flatten() {
+            let (ticket, what) = (Rc::clone(ticket), Rc::clone(what));
+            let knock = Happening::Knock {
+                device,
+                number,
+                ticket,
+                what,
+            };
+            self.queue.put(at, knock);
+        }
+    }
+
+    /// Sends a trainer's answer to a device.
+    pub(crate) fn reply(&mut self, device: u32, number: u64, answered: Answered) {
+        let answered = Rc::new(answered);
+        for at in self.call(self.is_cut(device)).into_iter().flatten() {
+            let answered = Rc::clone(&answered);
+            self.queue.put(
+                at,
+                Happening::Answered {
+                    device,
+                    number,
+                    answered,
+                },
+            );
         }
     }
 }

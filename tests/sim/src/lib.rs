@@ -12,10 +12,13 @@ mod device;
 mod dice;
 mod faults;
 mod ground;
+mod hostile;
 mod life;
 mod message;
 mod queue;
+mod round;
 mod setting;
+mod trainer;
 
 pub use checks::Broken;
 pub use life::{Outcome, live};

@@ -10,14 +10,20 @@ use crate::controller::Controller;
 use crate::device::Device;
 use crate::dice::Dice;
 use crate::ground::{Ground, Happening};
+use crate::hostile::Hostile;
 use crate::message::{Doing, Fault};
-use crate::setting::{BEGINNING, Setting, device_id, number_of, profile};
+use crate::round::Told;
+use crate::setting::{BEGINNING, Setting, device_id, number_of, private, profile};
+use crate::trainer::Trainer;
 
 /// Most steps of one life: far more than any takes, so that a life that cannot end is found.
 const MAX_STEPS: u64 = 200_000_000;
 
+/// Trainers of a fleet: one takes over where the other dies.
+const TRAINERS: usize = 2;
+
 /// How a life went.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// The first promise that was broken; the life ends there.
     pub broken: Option<Broken>,
@@ -29,8 +35,43 @@ pub struct Outcome {
     pub completed: u32,
     /// Of these, gone back.
     pub rolled_back: u32,
+    /// Federated jobs that were started.
+    pub jobs: u32,
+    /// Contributions that were paid for.
+    pub paid: u32,
+    /// Rounds that were committed.
+    pub committed: u32,
     /// A line for each thing that happened, where they were asked for.
     pub trace: Vec<String>,
+}
+
+impl std::ops::AddAssign<&Self> for Outcome {
+    /// Adds what happened; promises and traces stay apart.
+    fn add_assign(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.rollouts += other.rollouts;
+        self.completed += other.completed;
+        self.rolled_back += other.rolled_back;
+        self.jobs += other.jobs;
+        self.paid += other.paid;
+        self.committed += other.committed;
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (rollouts, completed, rolled_back) = (self.rollouts, self.completed, self.rolled_back);
+        write!(
+            f,
+            "{} steps; {rollouts} rollouts, {completed} complete, {rolled_back} gone back; ",
+            self.steps
+        )?;
+        write!(
+            f,
+            "{} jobs, {} rounds committed, {} contributions paid for",
+            self.jobs, self.committed, self.paid
+        )
+    }
 }
 
 impl Outcome {
@@ -48,6 +89,8 @@ pub(crate) struct Life {
     pub(crate) ground: Ground,
     pub(crate) controller: Controller,
     pub(crate) devices: Vec<Device>,
+    pub(crate) trainers: Vec<Trainer>,
+    pub(crate) hostile: Hostile,
     /// The next release to roll out.
     pub(crate) next_release: usize,
     pub(crate) outcome: Outcome,
@@ -59,6 +102,8 @@ pub fn live(seed: u64, devices: u32, trace: bool) -> Outcome {
     let mut life = Life::new(seed, devices, trace);
     life.run();
     life.outcome.broken = life.ground.checks.broken().cloned();
+    life.outcome.paid = life.ground.checks.rounds_paid();
+    life.outcome.committed = life.ground.checks.rounds_committed();
     life.outcome.trace = life.ground.trace();
     life.outcome
 }
@@ -74,7 +119,8 @@ impl Life {
         let fleet = (0..devices).map(|number| {
             let profile = profile(&mut ground.dice);
             let liar = ground.dice.chance(troubles.liars);
-            Device::new(number, device_id(number, seed), profile, liar, &ground.setting)
+            let private = private(&mut ground.dice);
+            Device::new(number, device_id(number, seed), profile, liar, private, &ground.setting)
         });
         let devices: Vec<Device> = fleet.collect();
         let controller = Controller::new(ground.setting.devices);
@@ -82,15 +128,10 @@ impl Life {
             ground,
             controller,
             devices,
+            trainers: (0..TRAINERS).map(Trainer::new).collect(),
+            hostile: Hostile::default(),
             next_release: 0,
-            outcome: Outcome {
-                broken: None,
-                steps: 0,
-                rollouts: 0,
-                completed: 0,
-                rolled_back: 0,
-                trace: Vec::new(),
-            },
+            outcome: Outcome::default(),
         };
         life.begin();
         life
@@ -98,6 +139,9 @@ impl Life {
 
     fn begin(&mut self) {
         self.controller.boot(&mut self.ground);
+        self.trainers
+            .iter_mut()
+            .for_each(|trainer| trainer.boot(&mut self.ground));
         let life_ms = u64::try_from(self.ground.setting.quiet_at.since(BEGINNING).as_millis()).unwrap_or(u64::MAX);
         for device in 0..self.ground.setting.devices {
             // Most devices are there from the beginning; the others enrol some time.
@@ -113,6 +157,9 @@ impl Life {
             (Fault::NetworkParts, troubles.cut),
             (Fault::ControllerCrashes, troubles.controller_crash),
             (Fault::BytesChange, troubles.damage),
+            (Fault::TrainerCrashes, troubles.trainer_crash),
+            (Fault::OwnerChanges, troubles.owner),
+            (Fault::ServerLies, troubles.server_lies),
             (Fault::Whim, troubles.whim),
         ];
         for (fault, mean) in faults {
@@ -120,6 +167,8 @@ impl Life {
         }
         self.ground
             .put(Duration::from_secs(30), Happening::Fault(Fault::Deploy));
+        self.ground
+            .put(Duration::from_secs(120), Happening::Fault(Fault::StartJob));
         let (quiet_at, last) = (self.ground.setting.quiet_at, self.ground.setting.last_order_at());
         self.ground.put_at(quiet_at, Happening::Fault(Fault::Quiet));
         self.ground.put_at(last, Happening::Fault(Fault::LastOrder));
@@ -166,6 +215,25 @@ impl Life {
             Happening::ControllerHungUp { device, link } => self.controller.lose_session(device, link),
             Happening::Device { device, life, what } => self.devices[device as usize].act_on(ground, life, what),
             Happening::Controller { life, what } => self.controller.act_on(ground, life, what),
+            Happening::Asked { trainer, number, ask } => self.controller.asked(ground, trainer, number, &ask),
+            Happening::Told { trainer, number, told } => {
+                self.trainers[trainer].hear(ground, number, Told::clone(&told));
+            }
+            Happening::Trainer { trainer, life, what } => self.trainers[trainer].act_on(ground, life, what),
+            Happening::Knock {
+                device,
+                number,
+                ticket,
+                what,
+            } => match self.trainers.get_mut(ticket.trainer) {
+                Some(trainer) => trainer.knock(ground, self.devices[device as usize].id, number, &ticket, &what),
+                None => self.hostile.knock(ground, device, number, &ticket, &what),
+            },
+            Happening::Answered {
+                device,
+                number,
+                answered,
+            } => self.devices[device as usize].answered(ground, number, &answered),
             Happening::Fault(fault) => self.go_wrong(fault),
         }
     }
@@ -180,6 +248,9 @@ impl Life {
         }
         if !state.phase.is_over() || self.next_release == 0 {
             return Some(format!("the rollout of {} is {:?}", state.release, state.phase));
+        }
+        if let Some(job) = self.controller.store.job.as_ref().filter(|job| !job.over) {
+            return Some(format!("{} is not over", job.made.name));
         }
         self.devices.iter().find_map(|device| self.unsettled_device(device))
     }

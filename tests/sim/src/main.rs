@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use fieldfare_sim::live;
+use fieldfare_sim::{Outcome, live};
 
 /// Lives whole lives of a fleet, each from its seed, and says which promise was broken in which.
 #[derive(Debug, Parser)]
@@ -46,21 +46,17 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let broken = outcome.broken.map(|broken| anyhow::anyhow!("seed {seed}: {broken}"));
         return broken.map_or(Ok(()), Err);
     }
-    let (mut failed, mut steps) = (0_u64, 0_u64);
+    let (mut failed, mut sum) = (0_u64, Outcome::default());
     for seed in arguments.start..arguments.start.saturating_add(arguments.seeds) {
         let outcome = live(seed, arguments.devices, false);
-        steps += outcome.steps;
+        sum += &outcome;
         if let Some(broken) = outcome.broken {
             failed += 1;
             writeln!(out, "seed {seed}: {broken}").context("writing")?;
         }
     }
-    writeln!(
-        out,
-        "{} lives of {} devices, {steps} steps",
-        arguments.seeds, arguments.devices
-    )
-    .context("writing")?;
+    let (lives, devices) = (arguments.seeds, arguments.devices);
+    writeln!(out, "{lives} lives of {devices} devices: {sum}").context("writing")?;
     anyhow::ensure!(failed == 0, "{failed} lives failed");
     Ok(())
 }

@@ -3,23 +3,25 @@
 use std::rc::Rc;
 
 use fieldfare_fleet::install::{Installed, Stage};
-use fieldfare_fleet::rollout::Observation;
-use fieldfare_fleet::{CapabilityProfile, Generation, ReleaseId, VariantName};
+use fieldfare_fleet::rollout::{Entry, Observation};
+use fieldfare_fleet::round::Decline;
+use fieldfare_fleet::{CapabilityProfile, Generation, RoundId, VariantName};
 
-/// What desired state says of the deployment to one device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) assignment: Generation,
-    /// Nothing where the deployment has no release for the device.
-    pub(crate) named: Option<(ReleaseId, VariantName)>,
-}
+use crate::round::Ticket;
 
 /// The whole of what a device shall run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Desired {
     pub(crate) generation: Generation,
     /// Nothing where nothing can be said yet.
-    pub(crate) entry: Option<Entry>,
+    pub(crate) entry: Option<Entry<VariantName>>,
+}
+
+/// Whether a device could train.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) consent: bool,
+    pub(crate) busy: bool,
 }
 
 /// From a device to the controller, on its session.
@@ -28,9 +30,15 @@ pub(crate) enum Up {
     Hello {
         profile: Rc<CapabilityProfile>,
         observed: Option<Rc<Observation>>,
+        ready: Readiness,
     },
-    Heartbeat,
+    Heartbeat(Readiness),
     Observed(Rc<Observation>),
+    /// It will not contribute to a round.
+    Declined {
+        round: Rc<RoundId>,
+        reason: Decline,
+    },
 }
 
 /// From the controller to a device, on its session.
@@ -38,6 +46,7 @@ pub(crate) enum Up {
 pub(crate) enum Down {
     Welcome { fence: u64 },
     Desired(Rc<Desired>),
+    Invitation(Rc<Ticket>),
     Refused,
 }
 
@@ -75,6 +84,18 @@ pub(crate) enum Doing {
         number: u64,
         install: Rc<Installed>,
     },
+    /// Training ends.
+    Trained {
+        number: u64,
+    },
+    /// The trainer has not answered, or is to be asked again.
+    KnockAgain {
+        number: u64,
+    },
+    /// The round is over.
+    RoundOver {
+        round: Rc<RoundId>,
+    },
     /// The process that serves dies.
     ServingDies {
         number: u64,
@@ -90,6 +111,25 @@ pub(crate) enum Look {
     Boot,
 }
 
+/// What a trainer means to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Work {
+    /// It starts again.
+    Boot,
+    /// It asks for work.
+    Claim,
+    /// It renews its claim.
+    Renew,
+    /// It asks again what was not answered.
+    Repeat { number: u64 },
+    /// A deadline of the round may be due.
+    Tick,
+    /// It asks again for a cohort.
+    Reopen { number: u64 },
+    /// A sum or an evaluation is done.
+    Computed { number: u64 },
+}
+
 /// What goes wrong, or right again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
@@ -98,6 +138,13 @@ pub(crate) enum Fault {
     NetworkParts,
     ControllerCrashes,
     BytesChange,
+    TrainerCrashes,
+    /// The owner of a device takes examples back, or consent.
+    OwnerChanges,
+    /// Somebody who can sign tickets lies to a device.
+    ServerLies,
+    /// The operator starts a federated job.
+    StartJob,
     /// The operator has an idea.
     Whim,
     /// The operator rolls the next release out.

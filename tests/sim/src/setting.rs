@@ -1,16 +1,21 @@
 //! What a life is made of, drawn from its seed before it begins: the fleet, its releases, and its troubles.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fieldfare_fleet::install::InstallPolicy;
 use fieldfare_fleet::placement::{Requirements, VariantSpec};
 use fieldfare_fleet::rollout::{Bound, DeadlineRule, Gate, Metric, MinimumEvidence, RolloutPolicy, WaveSize};
 use fieldfare_fleet::{
-    ByteSize, CapabilityProfile, DeploymentName, DeviceId, Digest, ModelName, ReleaseId, ReleaseNumber, Timestamp,
-    TokensPerSecond, known_model, reference_profiles,
+    ByteSize, CapabilityProfile, DeploymentName, DeviceId, Digest, JobName, ModelName, ReleaseId, ReleaseNumber,
+    Timestamp, TokensPerSecond, known_model, reference_profiles,
 };
 
+use fieldfare_privacy::{Budget, DpSgdParameters, RingCodec, RingParameters};
+
+use crate::device::Private;
 use crate::dice::{Dice, digest, mixed};
+use crate::round::JobMade;
 
 /// When every life begins.
 pub(crate) const BEGINNING: Timestamp = Timestamp::from_unix_ms(1_000_000_000_000);
@@ -72,6 +77,12 @@ pub(crate) struct Troubles {
     pub(crate) cut: Duration,
     /// Mean time between two crashes of the controller.
     pub(crate) controller_crash: Duration,
+    /// Mean time between two crashes of trainers.
+    pub(crate) trainer_crash: Duration,
+    /// Mean time between two owners who change their mind.
+    pub(crate) owner: Duration,
+    /// Mean time between two lies of a server.
+    pub(crate) server_lies: Duration,
     /// Mean time between two devices whose installed bytes change on the disk.
     pub(crate) damage: Duration,
     /// Share of devices that lie.
@@ -140,6 +151,34 @@ impl Setting {
     pub(crate) fn release(&self, id: &ReleaseId) -> Option<&Release> {
         let index = usize::try_from(id.number.0).ok()?.checked_sub(1)?;
         self.releases.get(index)
+    }
+
+    /// A federated job with this number on a release. Without subsampling the accountant has a closed form, which a thousand lives
+    /// need; its rules are the same.
+    pub(crate) fn job(&self, number: u64, base: ReleaseId) -> JobMade {
+        let mut dice = Dice::new(number);
+        let cohort = u32::try_from(dice.within(4..=20)).unwrap_or(4);
+        let steps = dice.within(1..=4);
+        let dp = DpSgdParameters::from_numbers(1.0, steps, 1.0, dice.one_of(&[2.0, 4.0, 8.0]), 10);
+        let ring = RingParameters {
+            length: 4,
+            range: 1.0,
+            ring_bits: 32,
+            cohort_limit: 1024,
+        };
+        JobMade {
+            name: JobName::new(format!("job-{number:x}")).expect("a name of the simulation"),
+            base,
+            rounds: u32::try_from(dice.within(1..=3)).unwrap_or(1),
+            cohort,
+            quorum: u32::try_from(dice.within(2..=u64::from(cohort / 2))).unwrap_or(2),
+            max_attempts: 3,
+            collect_ms: dice.within(60_000..=400_000),
+            seed: dice.number(),
+            mechanism: dp.expect("parameters of the simulation").mechanism(),
+            budget: Budget::from_numbers(dice.one_of(&[1.0, 3.0, 1e4]), 1e-5).expect("a budget of the simulation"),
+            codec: RingCodec::new(ring).expect("a ring of the simulation"),
+        }
     }
 
     /// How a rollout may move through this fleet. The first one has nothing to compare with.
@@ -227,7 +266,11 @@ fn troubles(devices: u32, dice: &mut Dice) -> Troubles {
     let each = |mean: u64| Duration::from_secs(mean) / devices.max(1);
     let (device_crash, power_off, damage) = (sometimes(each(3000)), sometimes(each(6000)), sometimes(each(30_000)));
     let (cut, controller_crash) = (sometimes(Duration::from_secs(600)), sometimes(Duration::from_secs(900)));
-    let whim = sometimes(Duration::from_secs(1800));
+    let (trainer_crash, whim) = (
+        sometimes(Duration::from_secs(600)),
+        sometimes(Duration::from_secs(1800)),
+    );
+    let (owner, server_lies) = (sometimes(each(10_000)), sometimes(Duration::from_secs(120)));
     Troubles {
         loss: dice.one_of(&[0.0, 0.001, 0.02]),
         latency: Duration::from_millis(dice.one_of(&[5, 80, 1500])),
@@ -237,6 +280,9 @@ fn troubles(devices: u32, dice: &mut Dice) -> Troubles {
         power_off,
         cut,
         controller_crash,
+        trainer_crash,
+        owner,
+        server_lies,
         damage,
         liars: dice.one_of(&[0.0, 0.0, 0.0, 0.05, 0.25]),
         whim,
@@ -267,4 +313,16 @@ pub(crate) fn profile(dice: &mut Dice) -> CapabilityProfile {
         profile.model_memory = ByteSize::new(profile.model_memory.get() / dice.within(1..=3));
     }
     profile
+}
+
+/// What the owner of a device lets its data pay, and whether at all.
+pub(crate) fn private(dice: &mut Dice) -> Private {
+    let epsilon = dice.one_of(&[0.0, 1.0, 2.0, 4.0, 8.0]);
+    Private {
+        budget: Budget::from_numbers(epsilon, 1e-5).expect("a budget of the simulation"),
+        consent: dice.chance(0.9),
+        removals: 0,
+        records: Vec::new(),
+        contributions: BTreeMap::new(),
+    }
 }

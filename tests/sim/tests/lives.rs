@@ -2,22 +2,13 @@
 
 use fieldfare_sim::{Outcome, live};
 
-/// What some lives had in them together.
-#[derive(Debug, Default)]
-struct Sum {
-    rollouts: u32,
-    completed: u32,
-    rolled_back: u32,
-}
-
-fn all_keep_their_promises(seeds: std::ops::Range<u64>, devices: u32) -> Sum {
-    let mut sum = Sum::default();
+/// Lives these lives; what happened in them together.
+fn all_keep_their_promises(seeds: std::ops::Range<u64>, devices: u32) -> Outcome {
+    let mut sum = Outcome::default();
     let mut broken = Vec::new();
     for seed in seeds {
         let outcome = live(seed, devices, false);
-        sum.rollouts += outcome.rollouts;
-        sum.completed += outcome.completed;
-        sum.rolled_back += outcome.rolled_back;
+        sum += &outcome;
         if let Some(promise) = outcome.broken {
             let again = format!("cargo run -p fieldfare-sim -- --devices {devices} --trace {seed}");
             broken.push(format!("seed {seed}: {promise}\n  to see it again: {again}"));
@@ -38,14 +29,16 @@ fn a_thousand_lives_of_fifty_devices() {
     // Lives in which nothing happens show nothing.
     assert!(
         sum.rollouts > 3000 && sum.completed > 1000 && sum.rolled_back > 1000,
-        "{sum:?}"
+        "{sum}"
     );
+    assert!(sum.jobs > 1000 && sum.committed > 1000 && sum.paid > 10_000, "{sum}");
 }
 
 #[test]
 fn twenty_lives_of_five_thousand_devices() {
     let sum = all_keep_their_promises(0..20, 5000);
-    assert!(sum.rollouts > 20 && sum.completed > 5 && sum.rolled_back > 5, "{sum:?}");
+    assert!(sum.rollouts > 20 && sum.completed > 5 && sum.rolled_back > 5, "{sum}");
+    assert!(sum.jobs > 5 && sum.committed > 5 && sum.paid > 50, "{sum}");
 }
 
 #[test]

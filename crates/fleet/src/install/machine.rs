@@ -293,24 +293,24 @@ impl InstallState {
     }
 
     /// The candidate serves. What served before is kept, unless it was itself not confirmed yet: then the release
-    /// before it, which was, stays the one to go back to.
+    /// before it, which was, stays the one to go back to. Going back to that one is no probation: nothing would be left
+    /// after it.
     fn switch(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let Some(candidate) = self.candidate.take() else { return };
-        let replaced = self.active.replace(candidate.assignment.install);
-        let dropped = if self.switched_at.is_some() {
-            replaced
-        } else {
-            std::mem::replace(&mut self.previous, replaced)
+        let confirmed = self.switched_at.is_none();
+        let dropped = match self.active.replace(candidate.assignment.install) {
+            Some(replaced) if confirmed => self.previous.replace(replaced),
+            replaced => replaced,
         };
-        if let (Some(previous), Some(active)) = (&self.previous, &self.active)
-            && previous.same_bytes(active)
-        {
+        let both = self.previous.as_ref().zip(self.active.as_ref());
+        let goes_back = both.is_some_and(|(previous, active)| previous.same_bytes(active));
+        if goes_back {
             self.previous = None;
         }
         if let Some(dropped) = dropped {
             self.discard(dropped, None, actions);
         }
-        self.switched_at = Some(now);
+        self.switched_at = (!goes_back).then_some(now);
         self.crashes.clear();
         self.obstacle = None;
     }

@@ -20,7 +20,7 @@ pub use explain::{Explanation, Hold, RolloutStatus};
 pub use gate::{Bound, Evidence, Gate, GateReading, GateVerdict, Metric, MinimumEvidence, Sampled};
 pub use machine::Rollout;
 pub use policy::{DeadlineRule, PolicyError, RolloutPolicy, WaveSize};
-pub use state::{Phase, RolloutStart, RolloutState, Target};
+pub use state::{Entry, Phase, RolloutStart, RolloutState, Target};
 pub use wave::{Rank, Slot};
 
 #[cfg(test)]

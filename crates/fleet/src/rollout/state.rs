@@ -82,6 +82,15 @@ pub struct Target {
     pub assignment: Generation,
 }
 
+/// What desired state says of a deployment to one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry<V> {
+    /// The assignment.
+    pub assignment: Generation,
+    /// The release, and its variant for the device's class; none where the deployment has no release for the device.
+    pub named: Option<(ReleaseId, V)>,
+}
+
 /// What is kept of a rollout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -215,6 +224,18 @@ impl RolloutState {
             release: self.previous.clone(),
             assignment: self.previous_assignment,
         }
+    }
+
+    /// What desired state says to a device in this slot; nothing where nothing can be said yet. `variant` gives what was assigned to
+    /// the device's class of the release that moves in (true) or of the one that moves out: none before anything was, and where no
+    /// variant fits. A class without a variant is not told of its target, and keeps what it has.
+    pub fn entry_for<V>(&self, slot: Slot, variant: impl FnOnce(bool) -> Option<V>) -> Option<Entry<V>> {
+        let Target { release, assignment } = self.target_for(slot);
+        let named = match release {
+            Some(release) => Some((release, variant(self.has_new_release(slot))?)),
+            None => None,
+        };
+        Some(Entry { assignment, named })
     }
 
     /// Whether the new release is the target of the device in this slot.

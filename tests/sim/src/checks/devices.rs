@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use fieldfare_fleet::install::Installed;
-use fieldfare_fleet::rollout::Progress;
+use fieldfare_fleet::rollout::{Entry, Progress};
 use fieldfare_fleet::{Generation, Timestamp};
 
 use super::Checks;
 use crate::device::{Bytes, Device};
-use crate::message::{Desired, Entry};
+use crate::message::Desired;
 
 const GENERATIONS: &str = "generations only grow";
 const HISTORY: &str =
@@ -54,7 +54,7 @@ impl Checks {
         let (Some(old), Some(new)) = (&before.entry, &desired.entry) else {
             return;
         };
-        let release = |entry: &Entry| entry.named.as_ref().map(|(release, _)| release.clone());
+        let release = |entry: &Entry<_>| entry.named.as_ref().map(|(release, _)| release.clone());
         if new.assignment < old.assignment {
             self.fail(GENERATIONS, seen("an older assignment"), now);
         } else if release(new) != release(old) && new.assignment == old.assignment {

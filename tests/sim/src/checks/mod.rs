@@ -3,12 +3,14 @@
 //! look after every step.
 
 mod devices;
+mod rounds;
 mod waves;
 
 use fieldfare_fleet::Timestamp;
 
 use crate::setting::{BEGINNING, Setting};
 use devices::Watched;
+use rounds::Rounds;
 use waves::Waves;
 
 /// A promise that was broken.
@@ -38,6 +40,7 @@ pub(crate) struct Checks {
     broken: Option<Broken>,
     devices: Vec<Watched>,
     waves: Waves,
+    rounds: Rounds,
     max_crashes: u32,
 }
 
@@ -47,6 +50,7 @@ impl Checks {
             broken: None,
             devices: vec![Watched::default(); setting.devices as usize],
             waves: Waves::new(setting.devices),
+            rounds: Rounds::default(),
             max_crashes: setting.install.max_crashes,
         }
     }

@@ -1,17 +1,20 @@
 //! A controller: its store, which survives, and its process, which does not.
 
+mod jobs;
 mod rollouts;
 mod sessions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use fieldfare_fleet::rollout::{Observation, Rollout, RolloutState, Slot};
-use fieldfare_fleet::{DeviceId, ProfileClass, ReleaseId, Timestamp, VariantName};
+use fieldfare_fleet::{DeviceId, ProfileClass, ReleaseId, RoundId, Timestamp, VariantName};
 
 use crate::ground::{Ground, Happening};
-use crate::message::{Desired, Look, Up};
+use crate::message::{Desired, Look, Readiness, Up};
+pub(crate) use jobs::CLAIM_LEASE;
+use jobs::Job;
 
 /// What is kept of a device.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Store {
     pub(crate) rollout: Option<RolloutState>,
     /// The variant of a release for a class of devices, decided once; none where none fits.
     pub(crate) assignments: BTreeMap<(ReleaseId, ProfileClass), Option<VariantName>>,
+    /// The newest federated job.
+    pub(crate) job: Option<Job>,
 }
 
 /// The newest session of a device here.
@@ -43,6 +48,10 @@ struct Sign {
     sent: Option<Rc<Desired>>,
     /// Of which version of the records that is what follows.
     seen: u64,
+    /// Whether it could train, as it last said.
+    ready: Readiness,
+    /// The openings of rounds that it was invited to.
+    invited: BTreeSet<(RoundId, u64)>,
 }
 
 /// What a crash takes away.
@@ -59,6 +68,10 @@ struct Process {
     news: Vec<bool>,
     /// Desired state by what it depends on, until the rollout changes.
     desired: BTreeMap<(bool, ProfileClass), Rc<Desired>>,
+    /// The attempt and the claim for which a trainer watches, whom it was told of, and who has no session since when.
+    watched: Option<(RoundId, u64)>,
+    told_of: BTreeSet<DeviceId>,
+    away: BTreeMap<DeviceId, Timestamp>,
 }
 
 #[derive(Debug)]
@@ -78,6 +91,9 @@ impl Process {
             assigned: 0,
             news: vec![false; devices],
             desired: BTreeMap::new(),
+            watched: None,
+            told_of: BTreeSet::new(),
+            away: BTreeMap::new(),
         }
     }
 
@@ -96,6 +112,7 @@ impl Controller {
                 devices: vec![None; devices as usize],
                 rollout: None,
                 assignments: BTreeMap::new(),
+                job: None,
             },
             life: 0,
             process: None,
@@ -143,6 +160,7 @@ impl Controller {
                 self.end_silent_sessions(ground);
                 self.step(ground);
                 self.tell_all(ground);
+                self.tell_trainer(ground);
             }
         }
     }
@@ -162,11 +180,20 @@ impl Controller {
             return ground.drop_link(device, link);
         }
         match message {
-            Up::Hello { profile, observed } => self.welcome(ground, (device, id), link, &profile, observed),
-            Up::Heartbeat => drop(self.heard(ground, device, link)),
+            Up::Hello {
+                profile,
+                observed,
+                ready,
+            } => self.welcome(ground, (device, id), link, &profile, (observed, ready)),
+            Up::Heartbeat(ready) => drop(self.heard(ground, device, link, Some(ready))),
             Up::Observed(observation) => {
-                if self.heard(ground, device, link) {
+                if self.heard(ground, device, link, None) {
                     self.note(device, observation);
+                }
+            }
+            Up::Declined { round, reason } => {
+                if self.heard(ground, device, link, None) {
+                    self.take_reply(id, &round, reason);
                 }
             }
         }

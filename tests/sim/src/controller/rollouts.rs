@@ -9,7 +9,7 @@ use fieldfare_fleet::{Generation, ReleaseId, Timestamp};
 
 use super::Controller;
 use crate::ground::Ground;
-use crate::message::{self, Desired};
+use crate::message::Desired;
 
 impl Controller {
     /// Takes in what is new and makes the decisions that are due.
@@ -211,22 +211,18 @@ impl Controller {
         if let Some(known) = process.desired.get(&key) {
             return Some(Rc::clone(known));
         }
-        let target = state.target_for(slot);
-        let assignment = target.assignment;
-        let entry = match target.release {
-            None => Some(message::Entry {
-                assignment,
-                named: None,
-            }),
-            Some(release) => {
-                let assigned = self.store.assignments.get(&(release.clone(), enrolled.class.clone()));
-                let variant = assigned.and_then(Clone::clone);
-                variant.map(|variant| message::Entry {
-                    assignment,
-                    named: Some((release, variant)),
-                })
-            }
-        };
+        let entry = state.entry_for(slot, |moves_in| {
+            let release = if moves_in {
+                Some(&state.release)
+            } else {
+                state.previous.as_ref()
+            };
+            let assigned = self
+                .store
+                .assignments
+                .get(&(release?.clone(), enrolled.class.clone()))?;
+            assigned.clone()
+        });
         let desired = Rc::new(Desired {
             generation: state.generation,
             entry,

@@ -1,5 +1,6 @@
 //! Sessions of devices: a newer one takes the place of an older one, and silence ends them.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use fieldfare_fleet::rollout::Observation;
@@ -7,7 +8,7 @@ use fieldfare_fleet::{CapabilityProfile, DeviceId, ProfileClass, TrustTier};
 
 use super::{Controller, Enrolled, Sign};
 use crate::ground::Ground;
-use crate::message::Down;
+use crate::message::{Down, Readiness};
 
 impl Controller {
     pub(super) fn welcome(
@@ -16,7 +17,7 @@ impl Controller {
         (device, id): (u32, DeviceId),
         link: u64,
         profile: &CapabilityProfile,
-        observed: Option<Rc<Observation>>,
+        (observed, ready): (Option<Rc<Observation>>, Readiness),
     ) {
         let Some(process) = &self.process else { return };
         if process.signs[device as usize]
@@ -60,6 +61,8 @@ impl Controller {
             observed,
             sent: None,
             seen: 0,
+            ready,
+            invited: BTreeSet::new(),
         };
         if let Some(before) = process.signs[device as usize]
             .replace(sign)
@@ -71,14 +74,16 @@ impl Controller {
         process.news[device as usize] = true;
         ground.down(device, link, Down::Welcome { fence });
         self.tell_one(ground, device);
+        self.invite(ground, device);
     }
 
     /// A message came. False when its session is not the newest one any more.
-    pub(super) fn heard(&mut self, ground: &mut Ground, device: u32, link: u64) -> bool {
+    pub(super) fn heard(&mut self, ground: &mut Ground, device: u32, link: u64, ready: Option<Readiness>) -> bool {
         let Some(process) = &mut self.process else { return false };
         match process.session(device, link) {
             Some(sign) => {
                 sign.last_heard = ground.now;
+                sign.ready = ready.unwrap_or(sign.ready);
                 process.news[device as usize] = true;
                 true
             }

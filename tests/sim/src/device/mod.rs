@@ -2,6 +2,7 @@
 
 mod install;
 mod lies;
+mod rounds;
 mod session;
 mod shelf;
 
@@ -13,12 +14,14 @@ use fieldfare_fleet::rollout::{Evidence, Observation};
 use fieldfare_fleet::{Backoff, CapabilityProfile, DeviceId, Generation, Obstacle, ReleaseId, VariantName};
 
 use crate::ground::{Ground, Happening};
-use crate::message::{Desired, Doing, Down};
+use crate::message::{Desired, Doing, Down, Readiness};
 use crate::setting::Setting;
 
 /// The waits of a device that lost its controller: those of the agent.
 const RECONNECTING: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(120));
 
+pub(crate) use rounds::Private;
+use rounds::Rounds;
 pub(crate) use shelf::{Bytes, Shelf};
 
 /// What the agent keeps of its installation, in one file that is replaced whole.
@@ -35,6 +38,7 @@ pub(crate) struct Kept {
 pub(crate) struct Disk {
     pub(crate) kept: Kept,
     pub(crate) shelf: Shelf,
+    pub(crate) private: Private,
 }
 
 /// An assignment that is being looked up.
@@ -69,6 +73,7 @@ struct Process {
     candidate: Option<(Rc<Installed>, Evidence)>,
     serving: Option<(Rc<Installed>, u64)>,
     told: Option<Rc<Observation>>,
+    rounds: Rounds,
 }
 
 impl Process {
@@ -94,7 +99,14 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(crate) fn new(number: u32, id: DeviceId, profile: CapabilityProfile, liar: bool, setting: &Setting) -> Self {
+    pub(crate) fn new(
+        number: u32,
+        id: DeviceId,
+        profile: CapabilityProfile,
+        liar: bool,
+        private: Private,
+        setting: &Setting,
+    ) -> Self {
         Self {
             number,
             id,
@@ -108,6 +120,7 @@ impl Device {
                     evidence: Evidence::default(),
                 },
                 shelf: Shelf::default(),
+                private,
             },
             life: 0,
             process: None,
@@ -127,6 +140,20 @@ impl Device {
     pub(crate) fn serving(&self) -> Option<&Installed> {
         let (installed, _) = self.process.as_ref()?.serving.as_ref()?;
         Some(installed)
+    }
+
+    pub(crate) fn open_link(&self) -> Option<u64> {
+        match self.process.as_ref()?.session {
+            Session::Open(link) => Some(link),
+            Session::Down | Session::Opening(_) => None,
+        }
+    }
+
+    fn ready(&self) -> Readiness {
+        Readiness {
+            consent: self.disk.private.consent,
+            busy: self.process.as_ref().is_some_and(|process| process.rounds.is_busy()),
+        }
     }
 
     fn lies(&self, ground: &Ground) -> bool {
@@ -181,6 +208,9 @@ impl Device {
             }
             Doing::Started { number, install } => self.hear_of_start(ground, number, install),
             Doing::ServingDies { number } => self.hear_of_end(ground, number),
+            Doing::Trained { number } => self.trained(ground, number),
+            Doing::KnockAgain { number } => self.knock_again(ground, number),
+            Doing::RoundOver { round } => self.round_over(ground, &round),
         }
         self.settle(ground);
     }
@@ -203,6 +233,7 @@ impl Device {
             candidate: None,
             serving: None,
             told: None,
+            rounds: Rounds::default(),
         });
         ground.checks.boots(self);
         self.tell(ground, Event::Started);
@@ -227,6 +258,7 @@ impl Device {
                     self.hear_desired(ground);
                 }
             }
+            Down::Invitation(ticket) => self.invited(ground, ticket),
             Down::Refused => self.lose_session(ground, link),
         }
         self.settle(ground);

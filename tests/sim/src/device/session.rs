@@ -17,12 +17,20 @@ impl Device {
         } else {
             Rc::clone(&self.profile)
         };
-        let observed = self.said(ground).map(Rc::new);
+        let (observed, ready) = (self.said(ground).map(Rc::new), self.ready());
         let Some(process) = &mut self.process else { return };
         let link = ground.connect(self.number);
         process.session = Session::Opening(link);
         process.told.clone_from(&observed);
-        ground.up(self.number, link, Up::Hello { profile, observed });
+        ground.up(
+            self.number,
+            link,
+            Up::Hello {
+                profile,
+                observed,
+                ready,
+            },
+        );
         self.plan(ground, WELCOME_TIMEOUT, Doing::WelcomeDue { link });
     }
 
@@ -69,7 +77,7 @@ impl Device {
         {
             return;
         }
-        ground.up(self.number, link, Up::Heartbeat);
+        ground.up(self.number, link, Up::Heartbeat(self.ready()));
         // Who lied until now has something new to say.
         self.touched |= self.liar;
         if self.lies(ground)

@@ -163,6 +163,45 @@ fn only_what_was_not_answered_is_looked_up() {
 }
 
 #[test]
+fn going_back_to_the_release_that_was_confirmed_is_no_probation() {
+    let mut state = on_its_way(Stage::Switch);
+    step(&mut state, 302);
+    assert_eq!(
+        (&state.active, &state.previous),
+        (&Some(install(2, 2)), &Some(install(1, 1)))
+    );
+    tell(&mut state, 303, assigned(1, 3));
+    settle(&mut state, 304);
+    let back = install(1, 3);
+    assert_eq!(
+        (&state.active, &state.previous, state.switched_at),
+        (&Some(back.clone()), &None, None)
+    );
+    assert_eq!(state.progress(), Progress::Converged);
+    // It crashes now and then: there is nothing else to serve.
+    for second in 330..340 {
+        assert_eq!(tell(&mut state, second, Event::Crashed)[0], Action::Serve(back.clone()));
+    }
+}
+
+#[test]
+fn what_is_kept_to_go_back_to_stays_when_changed_bytes_are_installed_anew() {
+    let mut state = on_its_way(Stage::Switch);
+    step(&mut state, 302);
+    tell(&mut state, 400, Event::Tick);
+    tell(&mut state, 401, Event::Damaged { install: install(2, 2) });
+    tell(&mut state, 402, assigned(2, 2));
+    settle(&mut state, 403);
+    assert_eq!(
+        (&state.active, &state.previous),
+        (&Some(install(2, 2)), &Some(install(1, 1)))
+    );
+    tell(&mut state, 430, Event::Crashed);
+    tell(&mut state, 431, Event::Crashed);
+    assert_eq!(state.active, Some(install(1, 1)));
+}
+
+#[test]
 fn bytes_that_changed_are_installed_anew_under_the_assignment_that_they_have() {
     let mut state = running_one();
     let other = Event::Damaged { install: install(2, 2) };

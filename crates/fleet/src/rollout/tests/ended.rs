@@ -9,6 +9,41 @@ fn after(last: &RolloutState) -> RolloutState {
 }
 
 #[test]
+fn a_class_without_a_variant_is_not_told_of_its_target() {
+    let state = start(policy(&WAVES));
+    let slot = state.slot_of(device(1), at(0));
+    let told = |state: &RolloutState, variant: Option<&'static str>| state.entry_for(slot, |_| variant);
+    let entry = |assignment, number| Entry {
+        assignment,
+        named: Some((release(number), "q4-0")),
+    };
+    assert_eq!(told(&state, Some("q4-0")), Some(entry(state.previous_assignment, 1)));
+    assert_eq!(told(&state, None), None);
+    let opened = RolloutState {
+        opened_to: Some(Rank::new(u64::MAX)),
+        ..state.clone()
+    };
+    assert_eq!(told(&opened, Some("q4-0")), Some(entry(opened.assignment, 2)));
+    assert_eq!(
+        opened.entry_for(slot, Some),
+        Some(Entry {
+            assignment: opened.assignment,
+            named: Some((release(2), true))
+        })
+    );
+    // Where there is no release to run, there is no variant to wait for.
+    let first = RolloutState {
+        previous: None,
+        ..state
+    };
+    let nothing = Entry {
+        assignment: first.previous_assignment,
+        named: None,
+    };
+    assert_eq!(told(&first, None), Some(nothing));
+}
+
+#[test]
 fn a_rollout_goes_on_from_the_release_that_the_one_before_left() {
     let mut fleet = Fleet::new(policy(&WAVES), &[Nature::Good; 4]);
     fleet.run(1..400);

@@ -1,0 +1,198 @@
+//! Rounds as one sees them on the wire, on the disks of devices and in the controller's records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use fieldfare_fleet::{DeviceId, Digest, RoundId, Timestamp};
+use fieldfare_privacy::{Budget, ChargeRecord, RdpCurve, RingCodec};
+
+use super::Checks;
+use crate::device::Device;
+use crate::round::digest_of;
+use crate::setting::number_of;
+
+const BUDGET: &str = "no device's ledger pays more than its budget";
+const SAME: &str = "a device sends the same bytes for the same job, round and attempt, and has paid for them";
+const SUM: &str = "an aggregate is exactly the sum over the accepted set, in which each device counts once";
+const ONCE: &str = "the accepted set of a round changes once";
+
+/// What is seen of one attempt at a round.
+#[derive(Debug, Default)]
+struct Attempt {
+    cohort: BTreeSet<DeviceId>,
+    quorum: u32,
+    accepted: Option<BTreeMap<DeviceId, Digest>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    attempts: BTreeMap<RoundId, Attempt>,
+    /// Everything that each device has sent for each attempt.
+    sent: BTreeMap<(RoundId, u32), Vec<Rc<Vec<u8>>>>,
+    pub(super) committed: u32,
+    pub(super) paid: u32,
+}
+
+/// What these charges cost together, worked out from what each of them released.
+fn spent<'a>(records: impl Iterator<Item = &'a ChargeRecord>, budget: Budget) -> f64 {
+    let mut curve = RdpCurve::nothing();
+    for record in records {
+        let mechanism = record.mechanism;
+        let step = RdpCurve::of_step(mechanism.sampling_rate, mechanism.noise_multiplier);
+        curve.add_steps(&step, mechanism.steps);
+    }
+    curve.epsilon(budget.delta()).get()
+}
+
+/// The levels of a contribution, read by hand; nothing where it is none.
+fn levels(codec: RingCodec, bytes: &[u8]) -> Option<Vec<i128>> {
+    let length = codec.parameters().length;
+    let width = codec.byte_length() / length;
+    if bytes.len() != width * length {
+        return None;
+    }
+    let most = i128::from(codec.levels());
+    let read = |entry: &[u8]| {
+        let unsigned = entry
+            .iter()
+            .rev()
+            .fold(0_i128, |value, byte| value << 8 | i128::from(*byte));
+        let half = 1_i128 << (8 * width - 1);
+        if unsigned < half { unsigned } else { unsigned - 2 * half }
+    };
+    let levels: Vec<i128> = bytes.chunks(width).map(read).collect();
+    levels
+        .iter()
+        .all(|level| (-most..=most).contains(level))
+        .then_some(levels)
+}
+
+impl Checks {
+    pub(crate) const fn rounds_committed(&self) -> u32 {
+        self.rounds.committed
+    }
+
+    pub(crate) const fn rounds_paid(&self) -> u32 {
+        self.rounds.paid
+    }
+
+    /// The controller opens an attempt for a cohort.
+    pub(crate) fn opens(&mut self, round: &RoundId, cohort: &BTreeSet<DeviceId>, quorum: u32) {
+        let attempt = self.rounds.attempts.entry(round.clone()).or_default();
+        (attempt.cohort, attempt.quorum) = (cohort.clone(), quorum);
+    }
+
+    /// A device has paid: its whole ledger is looked at.
+    pub(crate) fn pays(&mut self, device: &Device, now: Timestamp) {
+        self.rounds.paid += 1;
+        let private = &device.disk.private;
+        let over = |epsilon: f64, budget: Budget| epsilon > budget.epsilon().get();
+        let all = spent(private.records.iter(), private.budget);
+        if over(all, private.budget) {
+            let seen = format!(
+                "device {} has paid {all} of {}",
+                device.number,
+                private.budget.epsilon()
+            );
+            return self.fail(BUDGET, seen, now);
+        }
+        let Some(last) = private.records.last() else { return };
+        let of_round = |round: &RoundId| {
+            let key = (last.key.job.as_str(), last.key.round, last.key.attempt);
+            key == (round.job.as_str(), u64::from(round.round.0), round.attempt.0)
+        };
+        let paid = private.contributions.iter().find(|(round, _)| of_round(round));
+        let Some(budget) = paid.map(|(_, paid)| paid.configuration.budget) else {
+            return self.fail(
+                SAME,
+                format!("device {} has paid for nothing: {last:?}", device.number),
+                now,
+            );
+        };
+        let records = private.records.iter().filter(|record| record.key.job == last.key.job);
+        let epsilon = spent(records, budget);
+        if over(epsilon, budget) {
+            let seen = format!(
+                "device {} has paid {epsilon} of {} for {}",
+                device.number,
+                budget.epsilon(),
+                last.key.job
+            );
+            self.fail(BUDGET, seen, now);
+        }
+    }
+
+    /// Bytes of a contribution leave a device.
+    pub(crate) fn leaves(&mut self, device: &Device, round: &RoundId, bytes: &Rc<Vec<u8>>, now: Timestamp) {
+        let sent = self.rounds.sent.entry((round.clone(), device.number)).or_default();
+        if sent.iter().any(|known| known == bytes) {
+            return;
+        }
+        let is_first = sent.is_empty();
+        sent.push(Rc::clone(bytes));
+        if device.liar {
+            return;
+        }
+        if !is_first {
+            let seen = format!("device {} sends other bytes for {round}", device.number);
+            return self.fail(SAME, seen, now);
+        }
+        let private = &device.disk.private;
+        let paid = private.records.iter().any(|record| {
+            let key = (record.key.job.as_str(), record.key.round, record.key.attempt);
+            key == (round.job.as_str(), u64::from(round.round.0), round.attempt.0)
+        });
+        let kept = private
+            .contributions
+            .get(round)
+            .is_some_and(|paid| paid.bytes == *bytes);
+        if !paid || !kept {
+            let seen = format!(
+                "device {} sends bytes for {round}: paid {paid}, kept {kept}",
+                device.number
+            );
+            self.fail(SAME, seen, now);
+        }
+    }
+
+    /// The controller commits the accepted set of a round, and with it the trainer's sum.
+    pub(crate) fn commits(
+        &mut self,
+        round: &RoundId,
+        accepted: &BTreeMap<DeviceId, Digest>,
+        (codec, sum): (RingCodec, &[i64]),
+        now: Timestamp,
+    ) {
+        let attempt = self.rounds.attempts.entry(round.clone()).or_default();
+        if let Some(before) = attempt.accepted.replace(accepted.clone()) {
+            return self.fail(ONCE, format!("{round}: {before:?}, then {accepted:?}"), now);
+        }
+        self.rounds.committed += 1;
+        let (quorum, stranger) = (
+            attempt.quorum,
+            accepted.keys().find(|device| !attempt.cohort.contains(device)),
+        );
+        if (accepted.len() as u64) < u64::from(quorum) || stranger.is_some() {
+            let seen = format!("{round}: {} of a quorum of {quorum}, and {stranger:?}", accepted.len());
+            return self.fail(SUM, seen, now);
+        }
+        let mut expected = vec![0_i128; codec.parameters().length];
+        for (device, digest) in accepted {
+            let sent = self.rounds.sent.get(&(round.clone(), number_of(*device)));
+            let bytes = sent.into_iter().flatten().find(|bytes| digest_of(bytes) == *digest);
+            let Some(levels) = bytes.and_then(|bytes| levels(codec, bytes)) else {
+                let seen = format!("{round}: {device} never sent a contribution with digest {digest}");
+                return self.fail(SUM, seen, now);
+            };
+            expected.iter_mut().zip(levels).for_each(|(sum, level)| *sum += level);
+        }
+        let sum: Vec<i128> = sum.iter().map(|level| i128::from(*level)).collect();
+        if sum != expected {
+            self.fail(
+                SUM,
+                format!("{round}: the sum is {sum:?}, over the accepted set it is {expected:?}"),
+                now,
+            );
+        }
+    }
+}
