@@ -28,5 +28,4 @@ pub mod refusal;
 pub mod repository;
 pub mod rollout;
 pub mod server;
-pub mod shutdown;
 pub mod telemetry;

@@ -74,9 +74,6 @@ pub const FREE_TEXT_BYTES_MAX: usize = 512;
 /// Longest name of an agent's version.
 pub const VERSION_BYTES_MAX: usize = 64;
 
-/// A process that was told to stop ends within this time, whatever its clients do.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Time to live of the lease that says a replica is alive.
 pub const REPLICA_LEASE: Duration = Duration::from_secs(15);
 

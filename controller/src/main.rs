@@ -4,11 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use fieldfare_controller::clock;
 use fieldfare_controller::config::{Command, CommandLine, Run};
 use fieldfare_controller::init::{Outcome, init};
 use fieldfare_controller::server::Server;
 use fieldfare_controller::telemetry::Telemetry;
-use fieldfare_controller::{clock, shutdown};
+use fieldfare_service::Service;
 
 fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -36,15 +37,15 @@ fn main() -> ExitCode {
 
 async fn run(options: Run) -> anyhow::Result<()> {
     let telemetry = Telemetry::install(&options)?;
-    let signal = shutdown::signal()?;
+    let service = Service::start()?;
     let server = Server::start(&options, clock::system()).await?;
     telemetry.observe(server.plane());
     let endpoints = server.endpoints();
-    say(&format!(
+    service.ready(&format!(
         "ready grpc={} artifacts={} metrics={}",
         endpoints.grpc, endpoints.artifacts, endpoints.metrics
     ))?;
-    let outcome = server.run_until(signal).await;
+    let outcome = server.run_until(service.stop().cancelled()).await;
     telemetry.flush();
     outcome
 }

@@ -9,10 +9,12 @@ use fieldfare_member::enrolment::keep_certificate;
 use fieldfare_member::files;
 use fieldfare_proto::v1::RoundInvitation;
 use fieldfare_release::Sha256Digest;
+use fieldfare_service::limits::DRAIN_TIMEOUT;
 use fieldfare_tls::{Identity, IdentityHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiState, SettingsOwner};
@@ -188,14 +190,33 @@ impl Agent {
         let until = token();
         tasks.spawn(async move { api::serve(listener, state, until).await.context("the local API") });
         // The first task that ends, ends them all.
-        let mut outcome = Ok(());
-        while let Some(ended) = tasks.join_next().await {
-            stop.cancel();
-            outcome = outcome.and(ended.context("a task of the agent panicked").and_then(|ended| ended));
-        }
+        let first = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            Some(ended) = tasks.join_next() => outcome_of(ended),
+        };
+        stop.cancel();
+        let rest = timeout(DRAIN_TIMEOUT, async {
+            let mut outcome = Ok(());
+            while let Some(ended) = tasks.join_next().await {
+                outcome = outcome.and(outcome_of(ended));
+            }
+            outcome
+        });
+        let outcome = match rest.await {
+            Ok(rest) => first.and(rest),
+            Err(_) => {
+                tracing::warn!(timeout = ?DRAIN_TIMEOUT, "cutting off what did not end in time");
+                tasks.shutdown().await;
+                first
+            }
+        };
         // What was answered to the very end is in it.
         let closed = tokio::task::spawn_blocking(move || log.close()).await;
         files::remove(&folder.endpoints())?;
         outcome.and(closed.context("closing the audit log"))
     }
+}
+
+fn outcome_of(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
+    ended.context("a task of the agent panicked").flatten()
 }

@@ -10,8 +10,7 @@ use fieldfare_agent::args::{Arguments, Command, Output, Run};
 use fieldfare_agent::folder::Folder;
 use fieldfare_agent::process::{self, Binary, Task};
 use fieldfare_agent::{clock, enrolment, measure, rounds, serving, status};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use fieldfare_service::Service;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -83,15 +82,9 @@ fn say(text: &str) -> anyhow::Result<()> {
 }
 
 async fn run(arguments: Run) -> anyhow::Result<()> {
+    let service = Service::start()?;
     let binary = Binary::new(std::env::current_exe().context("the path of this binary")?);
     let agent = Agent::new(Folder::new(&arguments.dir), arguments.api_listen, binary).await?;
-    let stop = CancellationToken::new();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        stopping.cancel();
-    });
-    say(&format!("ready: {}", agent.announcement()?))?;
-    agent.run(stop).await
+    service.ready(&format!("ready: {}", agent.announcement()?))?;
+    agent.run(service.stop().clone()).await
 }

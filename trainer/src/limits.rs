@@ -27,9 +27,6 @@ pub const RENEW_AT_PART: u32 = 3;
 /// Shortest time between two renewals, whatever the controller says.
 pub const RENEW_INTERVAL_MIN: Duration = Duration::from_millis(200);
 
-/// A process that was told to stop ends within this time, whatever it is doing.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Largest file that is imported, 64 GiB: a 34-billion-parameter model in F16, more than any device here serves.
 pub const SOURCE_BYTES_MAX: u64 = 64 << 30;
 

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use fieldfare_service::Service;
+use fieldfare_service::limits::DRAIN_TIMEOUT;
 use fieldfare_trainer::config::{Command, CommandLine, Run};
-use fieldfare_trainer::limits::DRAIN_TIMEOUT;
 use fieldfare_trainer::{clock, enrolment, serve, telemetry};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let command = CommandLine::parse().command;
@@ -50,20 +50,13 @@ async fn execute(command: Command) -> Result<()> {
 
 async fn run(options: &Run) -> Result<()> {
     telemetry::install(options)?;
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    let mut stop = std::pin::pin!(stop);
+    let service = Service::start()?;
     let server = tokio::select! {
         started = serve::Server::start(options, clock::system()) => started?,
-        () = &mut stop => return Ok(()),
+        () = service.stop().cancelled() => return Ok(()),
     };
-    say(format_args!("ready rounds={}", server.endpoint()))?;
-    server.run_until(stop).await;
+    service.ready(&format!("ready rounds={}", server.endpoint()))?;
+    server.run_until(service.stop().cancelled()).await;
     Ok(())
 }
 

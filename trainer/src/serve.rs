@@ -8,6 +8,7 @@ use fieldfare_member::enrolment::{connect_first, keep_certificate};
 use fieldfare_member::files;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::TrainerHello;
+use fieldfare_service::limits::DRAIN_TIMEOUT;
 use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, Identity, IdentityHandle, TimeSource};
 use ring::rand::SystemRandom;
 use tokio::net::TcpListener;
@@ -22,7 +23,6 @@ use crate::download::internet_client;
 use crate::failure::chain;
 use crate::folder::Folder;
 use crate::gateway::{Gateway, backoff};
-use crate::limits::DRAIN_TIMEOUT;
 use crate::rounds;
 use crate::work::{Workshop, watch_for_work};
 

@@ -16,6 +16,7 @@ use fieldfare_proto::v1::enrolment_server::EnrolmentServer;
 use fieldfare_proto::v1::operator_server::OperatorServer;
 use fieldfare_proto::v1::trainer_gateway_server::TrainerGatewayServer;
 use fieldfare_release::tuf::SigningKey;
+use fieldfare_service::limits::DRAIN_TIMEOUT;
 use fieldfare_store::{Location, Store};
 use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, IdentityHandle, TimeSource, TrustDomain};
 use ring::rand::SystemRandom;
@@ -37,9 +38,7 @@ use crate::gateway::DeviceGatewayService;
 use crate::init::{load_authority, load_fleet, own_identity};
 use crate::jobs::TrainerGatewayService;
 use crate::keys::Keys;
-use crate::limits::{
-    CALL_TIMEOUT, CONCURRENCY_PER_CONNECTION, DEVICE_MESSAGE_BYTES_MAX, DRAIN_TIMEOUT, MESSAGE_BYTES_MAX,
-};
+use crate::limits::{CALL_TIMEOUT, CONCURRENCY_PER_CONNECTION, DEVICE_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::operator::OperatorService;

@@ -70,5 +70,5 @@ pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 streams that one client of [`crate::serve_http`] may have open.
 pub const MAX_STREAMS: u32 = 64;
 
-/// How long [`crate::serve_http`] lets running requests finish after it was told to stop.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long [`crate::serve_http`] lets running requests finish after it was told to stop: well within the time that its process has.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -188,7 +188,7 @@ mod tests {
         }
 
         /// Up to the switch, which is announced but not done.
-        fn to_switch(&mut self, install: &Installed) -> &mut Self {
+        fn until_switch(&mut self, install: &Installed) -> &mut Self {
             self.assign(install);
             let assignment = install.assignment;
             for stage in [Stage::Fetch, Stage::Verify, Stage::Stage, Stage::WarmUp] {
@@ -203,7 +203,7 @@ mod tests {
 
         fn switch(&mut self, install: &Installed) -> &mut Self {
             let (assignment, stage) = (install.assignment, Stage::Switch);
-            self.to_switch(install).tell(Event::Done { assignment, stage })
+            self.until_switch(install).tell(Event::Done { assignment, stage })
         }
     }
 
@@ -260,13 +260,13 @@ mod tests {
         assert_eq!(waits.kinds, [], "it is tried again");
         // The switch was announced, and something newer came first.
         assert_eq!(
-            told().switch(&first).to_switch(&second).assign(&installed(3, 3)).kinds,
+            told().switch(&first).until_switch(&second).assign(&installed(3, 3)).kinds,
             [Found]
         );
         assert_eq!(
-            told().switch(&first).to_switch(&second).assign(&installed(1, 3)).kinds,
+            told().switch(&first).until_switch(&second).assign(&installed(1, 3)).kinds,
             [Found]
         );
-        assert_eq!(told().to_switch(&first).tell(unassigned).kinds, [Found]);
+        assert_eq!(told().until_switch(&first).tell(unassigned).kinds, [Found]);
     }
 }

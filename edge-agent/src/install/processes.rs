@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fieldfare_fleet::install::Installed;
 use fieldfare_fleet::rollout::Evidence;
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -158,9 +159,8 @@ impl Processes {
             start.abort();
         }
         let candidate = self.candidate.take().map(|(candidate, _)| candidate);
-        for served in [candidate, self.active.take()].into_iter().flatten() {
-            served.engine.stop().await;
-        }
+        let stopped = [candidate, self.active.take()].into_iter().flatten();
+        join_all(stopped.map(|served| async move { served.engine.stop().await })).await;
     }
 }
 
