@@ -19,3 +19,51 @@ pub const ROOT_LIFETIME_SECONDS: u64 = 365 * 24 * 3600;
 
 /// Life of targets: six months; every publication signs them anew.
 pub const TARGETS_LIFETIME_SECONDS: u64 = 182 * 24 * 3600;
+
+/// How long a process of quickstart's fleet may take to end after it was told to: longer than it gives itself.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How long the end of such a process that was killed is waited for.
+pub const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a process may take from its start until it says where it listens. A machine under load is slow, not broken.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a file that a process writes when it is ready is looked for.
+pub const READY_CHECK: Duration = Duration::from_millis(20);
+
+/// Most bytes of a log that an error shows.
+pub const LOG_TAIL_BYTES: u64 = 4096;
+
+/// Most lines of a log that an error shows.
+pub const LOG_TAIL_LINES: usize = 15;
+
+/// Fewest examples of a device in quickstart: with fewer, one of the three parts says nothing.
+pub const MIN_EXAMPLES: usize = 20;
+
+/// Most examples of one device in quickstart's consented evaluation set: it is measured once in each round, on each variant.
+pub const MAX_EVALUATION_EXAMPLES: usize = 25;
+
+/// Most devices in quickstart: each is a process with a model of its own.
+pub const MAX_DEVICES: usize = 16;
+
+/// Most probes in a release of quickstart: each device answers all of them before it switches to a release.
+pub const MAX_PROBES: usize = 8;
+
+/// How long the controller may take to hear from all devices of quickstart.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often it is asked.
+pub const CONNECT_CHECK: Duration = Duration::from_millis(100);
+
+/// How long an error is held back for the death of a process, which would explain it.
+pub const EXPLANATION_WAIT: Duration = Duration::from_millis(500);
+
+/// How long an answer or an evaluation may take: hundreds of examples on a machine that is shared by eight processes.
+pub const DEVICE_REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Examples in one upload, and held-out examples in one evaluation.
+pub const EXAMPLES_PER_REQUEST: usize = 500;
+
+/// Calls in an audit log whose outcome may still come. Those of a process that died never do, so that they are bounded.
+pub const MAX_OPEN_CALLS: usize = 10_000;

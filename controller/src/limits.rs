@@ -155,3 +155,18 @@ pub const MIRROR_RELOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// The store must answer within this time for the process to count as ready: the patience of Kubernetes' probes, unless they are given more.
 pub const READY_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// Requests that wait for the task that moves rollouts: what callers ask for; a device's news are gathered.
+pub const ROLLOUT_REQUESTS: usize = 64;
+
+/// Assignments written in one commit, below the store's limit of operations.
+pub const ASSIGNMENT_BATCH: usize = 50;
+
+/// Messages of a challenge stream that wait for a slow caller: there are two in all.
+pub const ENROLMENT_QUEUE: usize = 2;
+
+/// Longest metadata file that is read back, in bytes.
+pub const METADATA_BYTES_MAX: u64 = fieldfare_release::limits::MAX_TARGETS_BYTES;
+
+/// How often it is looked at whether the timestamp must be signed again, and how soon it is tried again where that failed.
+pub const TIMESTAMP_CHECK: Duration = Duration::from_secs(60);

@@ -172,3 +172,9 @@ pub const AUDIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Damaged audit logs that are kept for somebody to look at. One is rare; a fourth says no more than the three before it.
 pub const AUDIT_LOGS_KEPT: usize = 3;
+
+/// How long a connection to the artifact server may take to come about.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a child whose input was closed may take to end before it is killed.
+pub const EXIT_TIMEOUT: Duration = Duration::from_secs(1);

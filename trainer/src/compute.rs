@@ -131,7 +131,7 @@ mod tests {
     async fn a_computation_that_nobody_waits_for_is_told_and_holds_the_next_one_up_until_it_has_ended() {
         let compute = Compute::new();
         let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let (ended, has_ended) = mpsc::channel();
+        let (ended, has_ended) = mpsc::sync_channel(1);
         let first = compute.run(move |stop| {
             begun.send(()).unwrap();
             while stop.check().is_ok() {

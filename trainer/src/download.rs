@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use fieldfare_member::files::{self, FileError};
 use fieldfare_release::{ArtifactError, Sha256Digest};
@@ -11,7 +10,7 @@ use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode};
 
 use crate::gateway::backoff;
-use crate::limits::{DOWNLOAD_FRUITLESS_MAX, DOWNLOAD_SILENCE, SOURCE_BYTES_MAX};
+use crate::limits::{CONNECT_TIMEOUT, DOWNLOAD_FRUITLESS_MAX, DOWNLOAD_SILENCE, SOURCE_BYTES_MAX};
 
 /// Why a file could not be downloaded.
 #[derive(Debug, thiserror::Error)]
@@ -404,7 +403,7 @@ pub fn internet_client() -> Result<Client, reqwest::Error> {
     // Installed already where this is not the first client of the process; either way it is ring's.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
-        .connect_timeout(Duration::from_secs(10))
+        .connect_timeout(CONNECT_TIMEOUT)
         .redirect(reqwest::redirect::Policy::limited(5))
         .user_agent(concat!("fieldfare-trainer/", env!("CARGO_PKG_VERSION")))
         .build()

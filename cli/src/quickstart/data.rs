@@ -8,16 +8,7 @@ use fieldfare_fleet::DeploymentName;
 use serde_json::Value;
 
 use crate::exit::Advice;
-use crate::limits::MAX_TEXT_BYTES;
-
-/// Fewest examples of a device: with fewer, one of the three parts says nothing.
-pub const MIN_EXAMPLES: usize = 20;
-
-/// Most examples of one device in the consented evaluation set: it is measured once in each round, on each variant.
-const MAX_EVALUATION_EXAMPLES: usize = 25;
-
-/// Most devices: each is a process with a model of its own.
-const MAX_DEVICES: usize = 16;
+use crate::limits::{MAX_DEVICES, MAX_EVALUATION_EXAMPLES, MAX_TEXT_BYTES, MIN_EXAMPLES};
 
 /// One example, as it was written.
 #[derive(Clone, Debug, PartialEq)]

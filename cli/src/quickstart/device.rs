@@ -1,7 +1,6 @@
 //! A device's local API, as an app on the device would use it: OpenAI's endpoints, examples, evaluation.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -10,11 +9,7 @@ use serde_json::{Value, json};
 use super::data::{self, Example};
 use super::report::Answer;
 
-/// How long an answer or an evaluation may take: hundreds of examples on a machine that is shared by eight processes.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Examples in one upload, and held-out examples in one evaluation.
-const EXAMPLES_PER_REQUEST: usize = 500;
+use crate::limits::{DEVICE_REQUEST_TIMEOUT, EXAMPLES_PER_REQUEST};
 
 /// Most tokens of the answer that is shown.
 const ANSWER_TOKENS: u32 = 48;
@@ -87,7 +82,7 @@ impl LocalApi {
             serde_json::from_str(&read("endpoints.json")?).context("reading endpoints.json")?;
         let token = read("api-token")?.trim().to_owned();
         let http = reqwest::Client::builder()
-            .timeout(REQUEST_TIMEOUT)
+            .timeout(DEVICE_REQUEST_TIMEOUT)
             .no_proxy()
             .build()
             .context("the HTTP client")?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use fieldfare_fleet::{CapabilityProfile, reference_profiles};
@@ -19,14 +18,9 @@ use crate::client::Client;
 use crate::commands::{Session, devices, token, trainers};
 use crate::context::Contexts;
 use crate::exit::Advice;
+use crate::limits::{CONNECT_CHECK, CONNECT_TIMEOUT};
 use crate::output::bytes;
 use crate::signing;
-
-/// How long the controller may take to hear from everybody who started.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How often it is asked.
-const CONNECT_CHECK: Duration = Duration::from_millis(100);
 
 /// Hours for which a join token is good: it is used at once.
 const TOKEN_HOURS: u32 = 1;

@@ -17,16 +17,16 @@ pub mod report;
 pub mod text;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use console::Term;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use crate::args::{Format, Global};
 use crate::commands::quickstart::Arguments;
 use crate::exit::Failure;
+use crate::limits::EXPLANATION_WAIT;
 use crate::output;
 use data::RunData;
 use device::LocalApi;
@@ -34,9 +34,6 @@ use folder::RunFolder;
 use narrator::{Narrator, Stage};
 use processes::{Death, Processes};
 use report::{Outcome, Report};
-
-/// How long an error is held back for the death of a process, which would explain it.
-const EXPLANATION_WAIT: Duration = Duration::from_millis(500);
 
 /// Name of the fleet's context, in the run's own folder of contexts.
 const CONTEXT: &str = "quickstart";
@@ -100,7 +97,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<()> {
 }
 
 /// An error, or the death of a process where that is the reason.
-async fn explained(done: Result<()>, deaths: &mut UnboundedReceiver<Death>) -> Result<()> {
+async fn explained(done: Result<()>, deaths: &mut Receiver<Death>) -> Result<()> {
     match done {
         Err(error) if error.downcast_ref::<Failure>().is_none() => {
             match tokio::time::timeout(EXPLANATION_WAIT, deaths.recv()).await {

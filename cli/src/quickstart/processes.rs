@@ -10,7 +10,6 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -20,24 +19,9 @@ use tokio::task::JoinHandle;
 
 use super::report::StartedProcess;
 use crate::exit::Advice;
-
-/// How long a process may take to end after it was told to: longer than the agents' and the trainer's own draining.
-const STOP_TIMEOUT: Duration = Duration::from_secs(12);
-
-/// How long the end of a killed process is waited for.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a process may take from its start until it says where it listens. A machine under load is slow, not broken.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How often a file that a process writes when it is ready is looked for.
-const READY_CHECK: Duration = Duration::from_millis(20);
-
-/// Most bytes of a log that an error shows.
-const TAIL_BYTES: u64 = 4096;
-
-/// Most lines of a log that an error shows.
-const TAIL_LINES: usize = 15;
+use crate::limits::{
+    KILL_TIMEOUT, LOG_TAIL_BYTES, LOG_TAIL_LINES, MAX_DEVICES, READY_CHECK, READY_TIMEOUT, STOP_TIMEOUT,
+};
 
 /// A part of Fieldfare that a run starts. The order is that of stopping: whoever needs another is stopped before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,15 +64,15 @@ pub fn tail(log: &Path) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
         let mut bytes = Vec::new();
-        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     let bytes = read().unwrap_or_default();
     let text = console::strip_ansi_codes(&String::from_utf8_lossy(&bytes)).into_owned();
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..]
+    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..]
         .iter()
         .map(|line| format!("\n    {line}"))
         .collect()
@@ -131,7 +115,7 @@ pub struct Processes {
     keep: bool,
     started: Vec<StartedProcess>,
     watched: Vec<Watched>,
-    deaths: mpsc::UnboundedSender<Death>,
+    deaths: mpsc::Sender<Death>,
 }
 
 impl Processes {
@@ -139,7 +123,7 @@ impl Processes {
     ///
     /// # Errors
     /// One of the programs is not there.
-    pub fn new(own: PathBuf, logs: PathBuf, keep: bool) -> Result<(Self, mpsc::UnboundedReceiver<Death>)> {
+    pub fn new(own: PathBuf, logs: PathBuf, keep: bool) -> Result<(Self, mpsc::Receiver<Death>)> {
         for program in Program::ALL {
             let path = own.with_file_name(program.binary());
             if !path.is_file() {
@@ -151,7 +135,7 @@ impl Processes {
                 return Err(Advice::new(what, "`cargo build --release --bins` builds all of them").into());
             }
         }
-        let (deaths, receiver) = mpsc::unbounded_channel();
+        let (deaths, receiver) = mpsc::channel(MAX_DEVICES + 3);
         Ok((
             Self {
                 own,
@@ -311,11 +295,7 @@ async fn end(group: Vec<Watched>, ending: Ending) {
 }
 
 /// Waits for a process and tells of its death, until it is told how to end it.
-async fn watch(
-    mut child: Child,
-    end: oneshot::Receiver<Ending>,
-    death: (String, PathBuf, mpsc::UnboundedSender<Death>),
-) {
+async fn watch(mut child: Child, end: oneshot::Receiver<Ending>, death: (String, PathBuf, mpsc::Sender<Death>)) {
     tokio::select! {
         // A run that was given up stops its processes, by dropping them.
         ending = end => match ending.unwrap_or(Ending::Stop) {
@@ -325,7 +305,7 @@ async fn watch(
         status = child.wait() => {
             let (name, log, deaths) = death;
             if let Ok(status) = status {
-                let _ = deaths.send(Death { name, status, log });
+                let _ = deaths.send(Death { name, status, log }).await;
             }
         }
     }

@@ -10,12 +10,10 @@ use super::Quickstart;
 use super::data::{self, Example, RunData};
 use super::processes::Program;
 use crate::exit::Advice;
+use crate::limits::MAX_PROBES;
 
 /// Where the shipped model lies in the repository.
 const SHIPPED: &str = "models/farm-alert";
-
-/// Most probes: each device answers all of them before it switches to a release.
-const MAX_PROBES: usize = 8;
 
 /// A base model.
 #[derive(Clone, Debug)]

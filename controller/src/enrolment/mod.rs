@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::random_bytes;
-use crate::limits::ENROLMENT_STEP_TIMEOUT;
+use crate::limits::{ENROLMENT_QUEUE, ENROLMENT_STEP_TIMEOUT};
 use crate::plane::ControlPlane;
 use crate::refusal::Refusal;
 
@@ -112,9 +112,6 @@ async fn renew(
     Ok(())
 }
 
-/// Messages of a challenge stream that wait for a slow caller: there are two in all.
-const ANSWERS: usize = 2;
-
 #[tonic::async_trait]
 impl Enrolment for EnrolmentService {
     type EnrolStream = ReceiverStream<Result<EnrolResponse, Status>>;
@@ -122,7 +119,7 @@ impl Enrolment for EnrolmentService {
 
     async fn enrol(&self, request: Request<Streaming<EnrolRequest>>) -> Result<Response<Self::EnrolStream>, Status> {
         let plane = Arc::clone(&self.plane);
-        let (answers, stream) = mpsc::channel(ANSWERS);
+        let (answers, stream) = mpsc::channel(ENROLMENT_QUEUE);
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
             let outcome = tokio::select! {
@@ -140,7 +137,7 @@ impl Enrolment for EnrolmentService {
     async fn renew(&self, request: Request<Streaming<RenewRequest>>) -> Result<Response<Self::RenewStream>, Status> {
         let plane = Arc::clone(&self.plane);
         let renewing = renewal::Renewing::from(&plane, request.extensions())?;
-        let (answers, stream) = mpsc::channel(ANSWERS);
+        let (answers, stream) = mpsc::channel(ENROLMENT_QUEUE);
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
             let outcome = tokio::select! {

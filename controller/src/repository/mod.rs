@@ -8,7 +8,6 @@ pub mod manifests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use fieldfare_proto::v1;
 use fieldfare_release::tuf::{OnlineRoles, PublishError, PublishedFile, Repository, SigningKey, Version, adapter_role};
@@ -19,12 +18,12 @@ use ring::rand::SystemRandom;
 use crate::blobs::{BlobError, Blobs};
 use crate::clock::unix_ms;
 use crate::keys::Keys;
-use crate::limits::{RETIRED_METADATA_MAX, SNAPSHOT_LIFETIME, TIMESTAMP_LIFETIME, TIMESTAMP_RENEW_BEFORE};
+use crate::limits::{
+    METADATA_BYTES_MAX, RETIRED_METADATA_MAX, SNAPSHOT_LIFETIME, TIMESTAMP_CHECK, TIMESTAMP_LIFETIME,
+    TIMESTAMP_RENEW_BEFORE,
+};
 use crate::records::{Change, Records, attempt};
 use crate::refusal::Refusal;
-
-/// Longest metadata file that is read back, in bytes.
-const METADATA_BYTES_MAX: u64 = fieldfare_release::limits::MAX_TARGETS_BYTES;
 
 /// The keys with which the controller itself signs.
 #[derive(Debug)]
@@ -290,7 +289,7 @@ impl ReleaseRepository {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_secs(60)) => {}
+                () = tokio::time::sleep(TIMESTAMP_CHECK) => {}
             }
         }
     }

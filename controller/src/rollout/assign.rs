@@ -10,14 +10,12 @@ use fieldfare_proto::v1::{AssignmentRecord, AuditAssignment, AuditPlacement, Req
 
 use super::desired::Member;
 use crate::keys::Decision;
+use crate::limits::ASSIGNMENT_BATCH;
 use crate::mirror::Records;
 use crate::placement::{Placement, requirements};
 use crate::plane::ControlPlane;
 use crate::records::attempt;
 use crate::refusal::Refusal;
-
-/// Assignments written in one commit, below the store's limit of operations.
-const BATCH: usize = 50;
 
 /// What was decided of the release that moves in, or of the one that moves out; nothing where there is none to move out.
 fn decision<'a>(
@@ -104,7 +102,7 @@ pub async fn assign(
             continue;
         }
         let placement = Placement::of(plane, target, requirements(Some(asked))?).await?;
-        for batch in classes.chunks(BATCH) {
+        for batch in classes.chunks(ASSIGNMENT_BATCH) {
             write(plane, name, &decision, &placement, batch).await?;
         }
     }

@@ -15,15 +15,12 @@ use tokio::task::JoinSet;
 use super::decision::{commanded_by, decision};
 use super::desired::{Member, members_of};
 use super::{assign, reports, status};
-use crate::limits::{ROLLOUT_PACE, TICK};
+use crate::limits::{ROLLOUT_PACE, ROLLOUT_REQUESTS, TICK};
 use crate::mirror::{Records, Topic};
 use crate::placement::release_record;
 use crate::plane::ControlPlane;
 use crate::records::{Record, attempt};
 use crate::refusal::{Refusal, chain};
-
-/// Requests that wait for the task.
-const QUEUE: usize = 64;
 
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -51,7 +48,7 @@ pub(super) struct Live {
 impl Rollouts {
     /// Starts the task, which ends at the shutdown of the plane.
     pub fn start(plane: Arc<ControlPlane>, tasks: &mut JoinSet<()>) -> Self {
-        let (requests, queue) = mpsc::channel(QUEUE);
+        let (requests, queue) = mpsc::channel(ROLLOUT_REQUESTS);
         tasks.spawn(
             Shell {
                 plane,

@@ -31,7 +31,7 @@ enum Export {
 }
 
 #[derive(Clone)]
-struct Receiver(mpsc::UnboundedSender<Export>);
+struct Receiver(mpsc::Sender<Export>);
 
 #[tonic::async_trait]
 impl TraceService for Receiver {
@@ -39,7 +39,7 @@ impl TraceService for Receiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.0.send(Export::Traces(request.into_inner())).unwrap();
+        self.0.try_send(Export::Traces(request.into_inner())).unwrap();
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -50,14 +50,14 @@ impl MetricsService for Receiver {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        self.0.send(Export::Metrics(request.into_inner())).unwrap();
+        self.0.try_send(Export::Metrics(request.into_inner())).unwrap();
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 
 /// A collector, and where it listens.
-async fn collector() -> (mpsc::UnboundedReceiver<Export>, String) {
-    let (sender, exports) = mpsc::unbounded_channel();
+async fn collector() -> (mpsc::Receiver<Export>, String) {
+    let (sender, exports) = mpsc::channel(1024);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let receiver = Receiver(sender);

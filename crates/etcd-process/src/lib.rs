@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -215,7 +215,7 @@ impl EtcdProcess {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let mut child = child.spawn().unwrap();
-        let (tell, told) = channel();
+        let (tell, told) = sync_channel(2);
         let log = child.stderr.take().unwrap();
         // Reads to the end of the process, so that its log never fills the pipe.
         std::thread::spawn(move || read(log, &tell));
@@ -239,7 +239,7 @@ fn started(told: &Receiver<Word>) -> Result<(), String> {
     }
 }
 
-fn read(log: ChildStderr, tell: &Sender<Word>) {
+fn read(log: ChildStderr, tell: &SyncSender<Word>) {
     let mut last = VecDeque::new();
     for line in BufReader::new(log).lines().map_while(Result::ok) {
         if line.contains("serving client traffic") {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use crate::limits::{APPROVAL_TIMEOUT, APPROVAL_WAIT_RANGE, ENROLMENT_TIMEOUT, RENEWAL_CHECK};
+use crate::limits::{APPROVAL_TIMEOUT, APPROVAL_WAIT_RANGE, ENROLMENT_TIMEOUT, RENEWAL_CHECK, STEP_QUEUE};
 
 /// Why somebody could not join, or not renew.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +172,7 @@ pub async fn renewed(channel: Channel, current: &Identity) -> Result<Identity, E
     let start = RenewStart {
         csr_der: key.certificate_request()?,
     };
-    let (steps, stream) = mpsc::channel(2);
+    let (steps, stream) = mpsc::channel(STEP_QUEUE);
     let step = |step| RenewRequest { step: Some(step) };
     give(&steps, step(renew_request::Step::Start(start))).await?;
     let answers = EnrolmentClient::new(channel).renew(ReceiverStream::new(stream)).await;
@@ -273,7 +273,7 @@ async fn first_link(
 
 /// One pass through the challenge stream of `Enrol`.
 async fn enrol(link: &Link, start: EnrolStart) -> Result<enrol_response::Step, EnrolmentError> {
-    let (steps, stream) = mpsc::channel(2);
+    let (steps, stream) = mpsc::channel(STEP_QUEUE);
     let step = |step| EnrolRequest { step: Some(step) };
     give(&steps, step(enrol_request::Step::Start(start))).await?;
     let answers = EnrolmentClient::new(link.channel())

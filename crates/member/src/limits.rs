@@ -16,3 +16,6 @@ pub const APPROVAL_WAIT_RANGE: (Duration, Duration) = (Duration::from_millis(200
 
 /// How often the certificate's age is looked at. Certificates live for hours at least.
 pub const RENEWAL_CHECK: Duration = Duration::from_secs(30);
+
+/// Steps of an enrolment that wait for its stream: one is answered before the next is made.
+pub const STEP_QUEUE: usize = 2;

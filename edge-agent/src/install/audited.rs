@@ -260,11 +260,19 @@ mod tests {
         assert_eq!(waits.kinds, [], "it is tried again");
         // The switch was announced, and something newer came first.
         assert_eq!(
-            told().switch(&first).until_switch(&second).assign(&installed(3, 3)).kinds,
+            told()
+                .switch(&first)
+                .until_switch(&second)
+                .assign(&installed(3, 3))
+                .kinds,
             [Found]
         );
         assert_eq!(
-            told().switch(&first).until_switch(&second).assign(&installed(1, 3)).kinds,
+            told()
+                .switch(&first)
+                .until_switch(&second)
+                .assign(&installed(1, 3))
+                .kinds,
             [Found]
         );
         assert_eq!(told().until_switch(&first).tell(unassigned).kinds, [Found]);

@@ -1,7 +1,5 @@
 //! The release repository over HTTPS: what may be installed, and its bytes.
 
-use std::time::Duration;
-
 use fieldfare_member::files::FileError;
 use fieldfare_release::limits::{MAX_MANIFEST_BYTES, MAX_ROOT_BYTES};
 use fieldfare_release::tuf::{
@@ -17,7 +15,7 @@ use super::trust::{KeptTrustError, TrustFile, TrustTurn};
 use crate::clock::now_seconds;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
-use crate::limits::DOWNLOAD_SILENCE;
+use crate::limits::{CONNECT_TIMEOUT, DOWNLOAD_SILENCE};
 
 /// Why something of the repository cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +187,7 @@ impl RemoteRepository {
             .tls_backend_preconfigured(tls)
             .https_only(true)
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(10))
+            .connect_timeout(CONNECT_TIMEOUT)
             .build()
             .map_err(|source| RepositoryError::Fetch {
                 name: "anything".to_owned(),

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
@@ -15,7 +14,9 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 
 use super::protocol::{Answer, Blame, Command, Evaluation, Load, Options, PROTOCOL, Prompt, RequestId, Summary};
 use crate::example::Example;
-use crate::limits::{LOAD_TIMEOUT, MAX_LINE_BYTES, MAX_SESSIONS, MAX_WAITING, STOP_TIMEOUT, STREAM_QUEUE};
+use crate::limits::{
+    EXIT_TIMEOUT, LOAD_TIMEOUT, MAX_LINE_BYTES, MAX_SESSIONS, MAX_WAITING, STOP_TIMEOUT, STREAM_QUEUE,
+};
 use crate::process::{Binary, Task};
 
 type Lines = FramedRead<ChildStdout, LinesCodec>;
@@ -158,7 +159,7 @@ impl Engine {
     /// Has the process end after the requests that are under way, or kills it when they take too long.
     pub async fn stop(&self) {
         let _ = self.notes.send(Note::Stop).await;
-        let _ = timeout(STOP_TIMEOUT + Duration::from_secs(1), self.ended()).await;
+        let _ = timeout(STOP_TIMEOUT + EXIT_TIMEOUT, self.ended()).await;
     }
 
     fn ask(&self, command: impl FnOnce(RequestId) -> Command) -> Result<Request, RequestError> {
@@ -366,7 +367,7 @@ impl Talk {
         };
         let _ = timeout(STOP_TIMEOUT, finish).await;
         drop(self.input);
-        if timeout(Duration::from_secs(1), self.child.wait()).await.is_err() {
+        if timeout(EXIT_TIMEOUT, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
         "it was told to stop".to_owned()

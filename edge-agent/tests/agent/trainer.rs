@@ -53,7 +53,7 @@ struct State {
 #[derive(Clone)]
 struct Service {
     shared: Arc<Mutex<State>>,
-    contributed: mpsc::UnboundedSender<Sha256Digest>,
+    contributed: mpsc::Sender<Sha256Digest>,
 }
 
 pub(crate) struct Trainer {
@@ -62,7 +62,7 @@ pub(crate) struct Trainer {
     endpoint: Endpoint,
     shared: Arc<Mutex<State>>,
     service: Service,
-    contributed: mpsc::UnboundedReceiver<Sha256Digest>,
+    contributed: mpsc::Receiver<Sha256Digest>,
 }
 
 type Parts = Pin<Box<dyn Stream<Item = Result<ConfigureResponse, Status>> + Send>>;
@@ -103,7 +103,7 @@ impl Rounds for Service {
         let digest = Sha256Digest::of(&bytes);
         let sha256 = digest.as_bytes().to_vec();
         assert_eq!(sha256, promised);
-        self.contributed.send(digest).unwrap();
+        self.contributed.try_send(digest).unwrap();
         let fate = self.shared.lock().unwrap().fates.pop_front();
         match fate {
             Some(Fate::Lost) => return Err(Status::unavailable("the trainer died")),
@@ -140,7 +140,7 @@ async fn listen(identity: &Identity, service: Service) -> Endpoint {
 impl Trainer {
     pub(crate) async fn start(fleet: &Fleet) -> Self {
         let identity = fleet.trainer();
-        let (sender, contributed) = mpsc::unbounded_channel();
+        let (sender, contributed) = mpsc::channel(1024);
         let service = Service {
             shared: Arc::default(),
             contributed: sender,

@@ -15,6 +15,7 @@ use super::Judged;
 use super::decode::Decoder;
 use super::verify::{Verdict, time};
 use crate::args::Format;
+use crate::limits::MAX_OPEN_CALLS;
 use crate::output::{line, note};
 
 /// Which records.
@@ -87,9 +88,6 @@ fn moment(text: &str) -> Result<u64, String> {
 
 /// What is written on a record of a call, until its outcome is known.
 type Methods = BTreeMap<u64, String>;
-
-/// Calls whose outcome may still come. Those of a process that died never do, so that they are bounded.
-const MAX_OPEN_CALLS: usize = 10_000;
 
 struct Printer<'a> {
     arguments: &'a Arguments,

@@ -7,13 +7,13 @@ fn the_tail_of_a_log_is_its_last_lines_without_colour() {
     let text: String = (0..1000).map(|line| format!("line {line}\n")).collect();
     fs::write(&log, text + "\u{1b}[31mred\u{1b}[0m\n").unwrap();
     let tail = tail(&log);
-    assert_eq!(tail.trim_start().lines().count(), TAIL_LINES);
+    assert_eq!(tail.trim_start().lines().count(), LOG_TAIL_LINES);
     assert!(tail.ends_with("line 999\n    red"), "{tail}");
     assert_eq!(super::tail(&folder.path().join("none")), "");
 }
 
 /// Processes whose programs are shell scripts: the agent as given, the others as little as possible.
-fn processes(folder: &Path, agent: &str) -> (Processes, mpsc::UnboundedReceiver<Death>) {
+fn processes(folder: &Path, agent: &str) -> (Processes, mpsc::Receiver<Death>) {
     for program in Program::ALL {
         let body = if program == Program::Agent { agent } else { "exit 0" };
         let path = folder.join(program.binary());

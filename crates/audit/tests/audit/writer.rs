@@ -1,7 +1,7 @@
 //! The thread that owns a log: who waits, who does not, and what is said of that for which there was no room.
 
 use std::fs;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use fieldfare_audit::limits::{COMMIT_RECORDS, WRITER_QUEUE};
 use fieldfare_audit::log::Log;
@@ -11,7 +11,7 @@ use ring::rand::SystemRandom;
 
 use super::{NOW, Place, record};
 
-struct Tests(Sender<String>);
+struct Tests(SyncSender<String>);
 
 impl Host for Tests {
     fn now_unix_ms(&self) -> u64 {
@@ -28,13 +28,13 @@ impl Host for Tests {
 }
 
 fn start(place: &Place) -> (Writer, Receiver<String>) {
-    let (troubles, told) = channel();
+    let (troubles, told) = sync_channel(64);
     (Writer::start(place.open().0, Tests(troubles)).unwrap(), told)
 }
 
 /// Commits a record and waits for the outcome.
 fn commit(handle: &Handle, record: Vec<u8>) -> Result<u64, Unwritten> {
-    let (said, outcome) = channel();
+    let (said, outcome) = sync_channel(64);
     handle.commit(record, Box::new(move |outcome| said.send(outcome).unwrap()));
     outcome.recv().unwrap()
 }
@@ -73,7 +73,7 @@ fn what_nobody_waits_for_is_committed_by_the_next_who_waits_or_at_the_end() {
 fn many_share_a_commit() {
     let place = Place::large();
     let (writer, _) = start(&place);
-    let (said, outcomes) = channel();
+    let (said, outcomes) = sync_channel(64);
     for index in 0..500 {
         let said = said.clone();
         let answer = move |outcome: Result<u64, _>| said.send((index, outcome.unwrap())).unwrap();
@@ -94,8 +94,8 @@ fn what_finds_no_room_is_counted_in_the_log() {
     let (writer, _) = start(&place);
     let handle = writer.handle();
     // The thread is held up while it tells the outcome of the first record.
-    let (held, is_held) = channel();
-    let (release, released) = channel::<()>();
+    let (held, is_held) = sync_channel(64);
+    let (release, released) = sync_channel::<()>(64);
     let hold = move |_| {
         held.send(()).unwrap();
         released.recv().unwrap();
@@ -164,7 +164,7 @@ fn a_log_that_cannot_be_opened_is_opened_when_it_can_and_tells_what_it_missed() 
     let place = Place::large();
     // A file stands in the place of the folder.
     fs::write(place.path(), "in the way").unwrap();
-    let (troubles, told) = channel();
+    let (troubles, told) = sync_channel(64);
     let settings = place.settings();
     let open = move |now| {
         let (log, opened) = Log::open(settings.clone(), now, SystemRandom::new())?;
