@@ -7,8 +7,14 @@
 # mutation_arguments FILE: the arguments of `cargo test` that must fail.
 mutation_arguments() { sed -n '1s/^# promise: [^,]*, caught by: //p' "$1"; }
 
+# run_mutations [NAME...]: those whose files are named so, without the ending; all where none is named.
 run_mutations() {
-  local here copy patch arguments missed=() total=0
+  local here copy patch arguments patches=() missed=() total=0
+  for patch in "$@"; do
+    [ -f "tests/mutations/$patch.patch" ] || fail "there is no tests/mutations/$patch.patch"
+    patches+=("tests/mutations/$patch.patch")
+  done
+  [ "${#patches[@]}" -gt 0 ] || patches=(tests/mutations/*.patch)
   local -A passed=()
   here=$(pwd)
   copy="${XDG_CACHE_HOME:-$HOME/.cache}/fieldfare/mutations"
@@ -20,7 +26,7 @@ run_mutations() {
   git -C "$copy" fetch -q "$here" HEAD
   git -C "$copy" reset -q --hard FETCH_HEAD
   unset CARGO_TARGET_DIR
-  for patch in tests/mutations/*.patch; do
+  for patch in "${patches[@]}"; do
     arguments=$(mutation_arguments "$patch")
     [ -n "$arguments" ] || fail "$patch: the first line is not '# promise: WHICH, caught by: ...'"
     total=$((total + 1))
