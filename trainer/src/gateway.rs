@@ -6,14 +6,14 @@ use fieldfare_fleet::Backoff;
 use fieldfare_proto::v1::trainer_gateway_client::TrainerGatewayClient;
 use fieldfare_proto::v1::{
     CheckpointRequest, CheckpointResponse, Claim, ClaimRequest, CloseRoundRequest, Fence, FinishRequest,
-    GetDelegationRequest, GetDelegationResponse, OpenRoundRequest, OpenRoundResponse, ProposeReleaseRequest,
-    PublishReleaseRequest, RenewClaimRequest, RenewClaimResponse, RoundEvent, RoundRef, TrainerHello,
-    WatchRoundRequest, WorkCheckpoint, WorkHint, finish_request, work_checkpoint,
+    GetDelegationRequest, GetDelegationResponse, HandBackRequest, OpenRoundRequest, OpenRoundResponse,
+    ProposeReleaseRequest, PublishReleaseRequest, RenewClaimRequest, RenewClaimResponse, RoundEvent, RoundRef,
+    TrainerHello, WatchRoundRequest, WorkCheckpoint, WorkHint, finish_request, work_checkpoint,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, CALL_ATTEMPTS_MAX, CALL_TIMEOUT, MESSAGE_BYTES_MAX};
+use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, CALL_ATTEMPTS_MAX, CALL_TIMEOUT, HAND_BACK_TIMEOUT, MESSAGE_BYTES_MAX};
 
 /// A call that the controller refused, or that did not reach it after many attempts.
 #[derive(Debug, thiserror::Error)]
@@ -208,6 +208,19 @@ impl FencedGateway {
         message.fence = Some(self.fence.clone());
         let send = |mut client: TrainerGatewayClient<Channel>, q| async move { client.publish_release(q).await };
         self.gateway.call("PublishRelease", message, send).await.map(drop)
+    }
+
+    /// Gives the claim back undone, once: it ends by itself where that fails.
+    pub async fn hand_back(&self) -> Result<(), CallError> {
+        let mut request = Request::new(HandBackRequest {
+            fence: Some(self.fence.clone()),
+        });
+        request.set_timeout(HAND_BACK_TIMEOUT);
+        let answer = self.gateway.client.clone().hand_back(request).await;
+        answer.map(drop).map_err(|status| CallError {
+            call: "HandBack",
+            status,
+        })
     }
 
     /// Ends the work.

@@ -115,3 +115,6 @@ pub const EVENT_QUEUE: usize = 64;
 
 /// How long a connection to a model hub may take to come about.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a trainer that ends waits for the controller to take its claim back; it has some seconds for everything.
+pub const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(2);

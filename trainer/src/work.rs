@@ -88,8 +88,8 @@ enum Ended {
 }
 
 impl Workshop {
-    /// Works until `shutdown`: on a claim in progress nothing more is done then, its lease is not renewed any more, and
-    /// whoever claims it next goes on from its last checkpoint.
+    /// Works until `shutdown`: a claim in progress is handed back then, and whoever claims it next goes on from its last
+    /// checkpoint.
     pub async fn run(&self, mut hints: watch::Receiver<u64>, shutdown: CancellationToken) {
         let mut failures = 0;
         // Without the first hint nobody knows where artifacts are.
@@ -140,10 +140,17 @@ impl Workshop {
         };
         let outcome = match ended {
             Ended::Shutdown => {
-                tracing::info!(
-                    job = gateway.job(),
-                    "handing the claim back: it goes on from its last checkpoint"
-                );
+                match gateway.hand_back().await {
+                    Ok(()) => tracing::info!(
+                        job = gateway.job(),
+                        "handed the claim back: whoever takes it goes on from its last checkpoint"
+                    ),
+                    Err(error) => tracing::warn!(
+                        job = gateway.job(),
+                        error = chain(&error),
+                        "the claim was not handed back; it lapses"
+                    ),
+                }
                 return;
             }
             Ended::Work(Ok(outcome)) => outcome,

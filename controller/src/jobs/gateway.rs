@@ -8,6 +8,7 @@ use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::trainer_gateway_server::TrainerGateway;
 use fieldfare_proto::v1::*;
 use fieldfare_release::tuf::PublicKey;
+use fieldfare_store::LeaseId;
 use fieldfare_tls::Endpoint;
 use futures_util::Stream;
 use tokio::sync::watch;
@@ -262,6 +263,12 @@ impl TrainerGateway for TrainerGatewayService {
         Ok(Response::new(PublishReleaseResponse {}))
     }
 
+    async fn hand_back(&self, request: Request<HandBackRequest>) -> Answer<HandBackResponse> {
+        let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
+        self.free(&held).await?;
+        Ok(Response::new(HandBackResponse {}))
+    }
+
     async fn finish(&self, request: Request<FinishRequest>) -> Answer<FinishResponse> {
         let held = self.held(request.extensions(), request.get_ref().fence.clone()).await?;
         let outcome = request
@@ -297,9 +304,23 @@ impl TrainerGatewayService {
             rounds::give_up_all(&self.plane, &mut change, &held.job).await?;
             held.release(&mut change).await?
         });
-        // It holds nothing any more, and would end by itself.
-        let _ = tokio::time::timeout(TICK, self.plane.records.store().revoke_lease(lease)).await;
+        self.forget(lease).await;
         tracing::info!(job = %held.job, trainer = %held.trainer, "the work ended");
         Ok(())
+    }
+
+    async fn free(&self, held: &HeldClaim) -> Result<(), Refusal> {
+        let lease = attempt!("the claim", self.plane.records, change, {
+            held.guard(&mut change).await?;
+            held.release(&mut change).await?
+        });
+        self.forget(lease).await;
+        tracing::info!(job = %held.job, trainer = %held.trainer, "the claim was handed back");
+        Ok(())
+    }
+
+    /// Ends the lease of a claim that was released. It holds nothing any more, and would end by itself.
+    async fn forget(&self, lease: LeaseId) {
+        let _ = tokio::time::timeout(TICK, self.plane.records.store().revoke_lease(lease)).await;
     }
 }

@@ -6,11 +6,12 @@ use fieldfare_controller_peers::trainer::{self, claimed, finish, trainer};
 use fieldfare_controller_peers::{Fleet, PATIENCE, refusal};
 use fieldfare_fleet::JobName;
 use fieldfare_proto::v1::{
-    AcceptedContribution, CheckpointRequest, ClaimRecord, CloseRoundRequest, EvaluationGate, FederatedCheckpoint,
-    FederatedJobSpec, Fence, GetJobRequest, Hello, ImportCheckpoint, ImportModelRequest, ImportSpec, ImportStage, Job,
-    JobRefused, JobStage, JobSucceeded, OpenRoundRequest, ProposeReleaseRequest, RefusalReason, RenewClaimRequest,
-    RoundConfiguration, RoundRef, RoundSummary, RoundTicket, StartJobRequest, TokenRole, UploadedArtifact,
-    WatchRoundRequest, WorkCheckpoint, claim, finish_request, import_spec, round_event, work_checkpoint,
+    AcceptedContribution, CheckpointRequest, Claim, ClaimRecord, CloseRoundRequest, EvaluationGate,
+    FederatedCheckpoint, FederatedJobSpec, Fence, GetJobRequest, HandBackRequest, Hello, ImportCheckpoint,
+    ImportModelRequest, ImportSpec, ImportStage, Job, JobRefused, JobStage, JobSucceeded, OpenRoundRequest,
+    ProposeReleaseRequest, RefusalReason, RenewClaimRequest, RoundConfiguration, RoundRef, RoundSummary, RoundTicket,
+    StartJobRequest, TokenRole, UploadedArtifact, WatchRoundRequest, WorkCheckpoint, claim, finish_request,
+    import_spec, round_event, work_checkpoint,
 };
 use fieldfare_store::LeaseId;
 use prost::Message;
@@ -140,6 +141,31 @@ async fn a_trainer_that_restarts_takes_its_job_up_again_at_once() {
     let (code, text) = refusal(kiln.checkpoint(checkpoint(&before.fence)).await);
     assert!(code == Code::Aborted && text.contains("no longer"), "{code:?} {text}");
     kiln.checkpoint(checkpoint(&now.fence)).await.unwrap();
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_handed_back_is_free_at_once_and_no_longer_its_trainers() {
+    let fleet = Fleet::start().await;
+    let (mut north, mut south) = (trainer(&fleet, "north").await, trainer(&fleet, "south").await);
+    start_import(&fleet, "first").await;
+    let first = claimed(&mut north).await.unwrap();
+    north.checkpoint(checkpoint(&first.fence)).await.unwrap();
+    let hand_back = |claim: &Claim| HandBackRequest {
+        fence: claim.fence.clone(),
+    };
+    let (code, _) = refusal(south.hand_back(hand_back(&first)).await);
+    assert_eq!(code, Code::Aborted, "it is not another's to give");
+    north.hand_back(hand_back(&first)).await.unwrap();
+    let second = claimed(&mut south).await.unwrap();
+    assert!(second.checkpoint.is_some(), "the successor goes on from the checkpoint");
+    for stale in [
+        refusal(north.hand_back(hand_back(&first)).await),
+        refusal(north.checkpoint(checkpoint(&first.fence)).await),
+    ] {
+        assert_eq!(stale.0, Code::Aborted, "{stale:?}");
+    }
+    south.checkpoint(checkpoint(&second.fence)).await.unwrap();
     fleet.stop().await;
 }
 

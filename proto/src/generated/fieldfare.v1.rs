@@ -2841,6 +2841,13 @@ pub struct PublishReleaseRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PublishReleaseResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandBackRequest {
+    #[prost(message, optional, tag = "1")]
+    pub fence: ::core::option::Option<Fence>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandBackResponse {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FinishRequest {
     #[prost(message, optional, tag = "1")]
@@ -3252,6 +3259,31 @@ pub mod trainer_gateway_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Gives the claim back undone, so that another trainer need not wait for its lease to end.
+        pub async fn hand_back(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HandBackRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HandBackResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fieldfare.v1.TrainerGateway/HandBack",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fieldfare.v1.TrainerGateway", "HandBack"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Ends the work: done, or failed for good with a reason.
         pub async fn finish(
             &mut self,
@@ -3369,6 +3401,14 @@ pub mod trainer_gateway_server {
             request: tonic::Request<super::PublishReleaseRequest>,
         ) -> std::result::Result<
             tonic::Response<super::PublishReleaseResponse>,
+            tonic::Status,
+        >;
+        /// Gives the claim back undone, so that another trainer need not wait for its lease to end.
+        async fn hand_back(
+            &self,
+            request: tonic::Request<super::HandBackRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HandBackResponse>,
             tonic::Status,
         >;
         /// Ends the work: done, or failed for good with a reason.
@@ -3893,6 +3933,51 @@ pub mod trainer_gateway_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PublishReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fieldfare.v1.TrainerGateway/HandBack" => {
+                    #[allow(non_camel_case_types)]
+                    struct HandBackSvc<T: TrainerGateway>(pub Arc<T>);
+                    impl<
+                        T: TrainerGateway,
+                    > tonic::server::UnaryService<super::HandBackRequest>
+                    for HandBackSvc<T> {
+                        type Response = super::HandBackResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HandBackRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TrainerGateway>::hand_back(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HandBackSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -329,6 +329,12 @@ impl TrainerGateway for Controller {
         Ok(Response::new(PublishReleaseResponse {}))
     }
 
+    async fn hand_back(&self, request: Request<HandBackRequest>) -> Result<Response<HandBackResponse>, Status> {
+        self.fenced(request.into_inner().fence, |_| ())?;
+        self.expire_claim();
+        Ok(Response::new(HandBackResponse {}))
+    }
+
     async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishResponse>, Status> {
         let FinishRequest { fence, outcome } = request.into_inner();
         self.fenced(fence, |state| state.finished = outcome)?;

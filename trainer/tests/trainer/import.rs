@@ -43,6 +43,12 @@ pub(crate) async fn start(folder: &Path) -> Child {
     child
 }
 
+async fn terminate(child: &Child) {
+    let pid = child.id().unwrap().to_string();
+    let told = Command::new("kill").args(["-TERM", &pid]).status().await;
+    assert!(told.unwrap().success());
+}
+
 fn work(controller: &Controller, source: &[u8]) -> claim::Work {
     let held_out = to_jsonl(&corpus::held_out(6, 11));
     claim::Work::Import(ImportWork {
@@ -126,15 +132,42 @@ async fn an_import_survives_kill_minus_nine_and_goes_on_in_another_folder_after_
         assert!(matches!(&manifest.provenance, Provenance::Import { source, .. } if source == "farm-alert-f16.gguf"));
     }
     // SIGTERM: it drains and ends by itself.
-    let pid = second.id().unwrap().to_string();
+    terminate(&second).await;
+    assert!(second.wait().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trainer_that_is_told_to_stop_hands_its_job_to_the_next() {
+    let stage = Stage::new().await;
+    let controller = &stage.controller;
+    controller.offer(work(controller, &model()));
+    // Held at its first checkpoint, it is in the middle of the job for as long as nobody tells it otherwise.
+    controller.state().hold_after_built = Some(1);
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    stage.enrol("t1", folders[0].path());
+    stage.enrol("t2", folders[1].path());
+    let mut first = start(folders[0].path()).await;
+    controller
+        .until(|state| {
+            matches!(&state.checkpoint, Some(work_checkpoint::Work::Import(import)) if import.built.len() == 1)
+                .then_some(())
+        })
+        .await;
+    controller.state().hold_after_built = None;
+    let mut second = start(folders[1].path()).await;
+    assert!(controller.state().finished.is_none(), "the first still holds it");
+    let told = std::time::Instant::now();
+    terminate(&first).await;
+    // No lease has to end: it would have taken half a minute.
+    controller.until(|state| state.finished.clone()).await;
+    assert!(first.wait().await.unwrap().success());
     assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .await
-            .unwrap()
-            .success()
+        told.elapsed() < std::time::Duration::from_secs(20),
+        "{:?}",
+        told.elapsed()
     );
+    assert_eq!(controller.state().token, 2);
+    terminate(&second).await;
     assert!(second.wait().await.unwrap().success());
 }
 
