@@ -7,7 +7,7 @@ use std::io::{self, Read};
 
 use fieldfare_release::Sha256Digest;
 
-use crate::limits::MAX_PAYLOAD_BYTES;
+use crate::limits::{MAX_PAYLOAD_BYTES, MAX_RECORDS};
 use crate::tree::{LEAF_PREFIX, Tree, prefixed};
 
 /// The first bytes of a segment: what it is, and version 1 of its form.
@@ -127,7 +127,7 @@ pub fn read_magic(from: &mut impl Read) -> io::Result<bool> {
     Ok(fill(from, &mut magic)? == MAGIC.len() && magic == MAGIC)
 }
 
-/// Reads the next frame, of at most [`MAX_PAYLOAD_BYTES`].
+/// Reads the next frame, of at most [`MAX_PAYLOAD_BYTES`] and with an index of at most [`MAX_RECORDS`].
 ///
 /// # Errors
 /// The reader fails.
@@ -160,12 +160,36 @@ fn parse(header: &[u8; HEADER_BYTES]) -> Option<(Kind, usize, u64, Sha256Digest)
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let (index, rest) = rest.split_first_chunk::<8>()?;
     let hash = rest.first_chunk::<32>()?;
-    let length = u32::from_le_bytes(*length) as usize;
-    (length <= MAX_PAYLOAD_BYTES).then_some(())?;
-    Some((
-        Kind::of(*kind)?,
-        length,
-        u64::from_le_bytes(*index),
-        Sha256Digest::from_bytes(*hash),
-    ))
+    let (length, index) = (u32::from_le_bytes(*length) as usize, u64::from_le_bytes(*index));
+    (length <= MAX_PAYLOAD_BYTES && index <= MAX_RECORDS).then_some(())?;
+    Some((Kind::of(*kind)?, length, index, Sha256Digest::from_bytes(*hash)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(bytes: &[u8]) -> Next {
+        read(&mut &*bytes).unwrap()
+    }
+
+    #[test]
+    fn a_frame_at_the_limits_is_read_and_one_beyond_is_none() {
+        let payload = vec![7; MAX_PAYLOAD_BYTES + 1];
+        for (length, index, is_read) in [
+            (MAX_PAYLOAD_BYTES, MAX_RECORDS, true),
+            (MAX_PAYLOAD_BYTES + 1, 0, false),
+            (0, MAX_RECORDS + 1, false),
+            (0, u64::MAX, false),
+        ] {
+            let mut bytes = Vec::new();
+            encode(Kind::Record, index, &payload[..length], &mut bytes);
+            let next = first(&bytes);
+            assert_eq!(
+                matches!(next, Next::Frame(frame) if frame.intact),
+                is_read,
+                "{length} {index}"
+            );
+        }
+    }
 }

@@ -6,6 +6,7 @@ use fieldfare_release::Sha256Digest;
 use fieldfare_release::tuf::{KeyError, PublicKey, SigningKey};
 use ring::rand::SecureRandom;
 
+use crate::limits::MAX_RECORDS;
 use crate::note::{self, NoteError, is_origin};
 
 /// A head of a log's tree.
@@ -32,6 +33,11 @@ pub struct Removal {
     pub root: Sha256Digest,
     /// When it was signed, by the signer's clock, in milliseconds since 1970.
     pub at_unix_ms: u64,
+}
+
+/// How many records, of at most [`MAX_RECORDS`].
+fn count(text: &str) -> Option<u64> {
+    decimal(text).filter(|count| *count <= MAX_RECORDS)
 }
 
 /// A number as it is written: without sign, zeroes before it, or spaces.
@@ -66,7 +72,7 @@ impl TreeHead {
         is_origin(origin).then_some(())?;
         Some(Self {
             origin: origin.to_owned(),
-            size: decimal(size)?,
+            size: count(size)?,
             root: digest(root)?,
             at_unix_ms: time(at)?,
         })
@@ -106,7 +112,7 @@ impl Removal {
         (is_origin(origin) && removed == REMOVED).then_some(())?;
         Some(Self {
             origin: origin.to_owned(),
-            first: decimal(first)?,
+            first: count(first)?,
             root: digest(root)?,
             at_unix_ms: time(at)?,
         })
@@ -165,6 +171,7 @@ mod tests {
         for text in [
             format!("o\n07\n{root}\ntime 1\n"),
             format!("o\n+7\n{root}\ntime 1\n"),
+            format!("o\n{}\n{root}\ntime 1\n", MAX_RECORDS + 1),
             format!("o\n7\n{root}\n"),
             format!("o\n7\n{root}\ntime 1\nmore\n"),
             format!("o\n7\n{}\ntime 1\n", STANDARD.encode([7; 31])),
@@ -173,6 +180,8 @@ mod tests {
         ] {
             assert_eq!(TreeHead::parse(&text), None, "{text}");
         }
-        assert!(TreeHead::parse(&format!("o\n7\n{root}\ntime 1\n")).is_some());
+        for size in [7, MAX_RECORDS] {
+            assert!(TreeHead::parse(&format!("o\n{size}\n{root}\ntime 1\n")).is_some());
+        }
     }
 }

@@ -20,6 +20,9 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 /// A segment is closed when it passes this many bytes. It is what a start reads, and the unit in which old records leave.
 pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Most records that a frame or a head may count: at a million a second, 146,000 years. Keeps every count of more in a `u64`.
+pub const MAX_RECORDS: u64 = 1 << 62;
+
 /// Findings that a report lists. More are counted: a log that lost its middle is not better known by a million lines.
 pub const MAX_FINDINGS: usize = 100;
 

@@ -170,17 +170,25 @@ impl DecoderConfig {
                 format!("it is {experts}, and mixtures of experts are neither sized nor computed by this version");
             return Err(keys.invalid("expert_count", problem));
         }
-        let width = keys.size("embedding_length", limits::MAX_DIMENSION)?;
+        let width = keys.size("embedding_length", limits::MAX_WIDTH)?;
         let heads = keys.size("attention.head_count", limits::MAX_HEADS)?;
         let kv_heads = keys.size_or("attention.head_count_kv", limits::MAX_HEADS, heads)?;
         if !heads.is_multiple_of(kv_heads) {
             let problem = format!("{kv_heads} key-value heads do not divide {heads} heads");
             return Err(keys.invalid("attention.head_count_kv", problem));
         }
-        let head_width = keys.size_or("attention.key_length", limits::MAX_DIMENSION, width / heads)?;
+        let head_width = keys.size_or("attention.key_length", limits::MAX_WIDTH, width / heads)?;
         if head_width == 0 || (head_width * heads != width && architecture == Architecture::Llama) {
             let problem = format!("{heads} heads of {head_width} do not make the width {width}");
             return Err(keys.invalid("attention.head_count", problem));
+        }
+        let query_width = (head_width * heads) as u64;
+        if query_width > limits::MAX_WIDTH {
+            return Err(ConfigError::OutOfRange {
+                key: keys.key("attention.key_length") + " of all heads",
+                found: query_width,
+                limit: limits::MAX_WIDTH,
+            });
         }
         Ok(Self {
             architecture,
@@ -189,9 +197,9 @@ impl DecoderConfig {
             heads,
             kv_heads,
             head_width,
-            feed_forward: keys.size("feed_forward_length", limits::MAX_DIMENSION)?,
+            feed_forward: keys.size("feed_forward_length", limits::MAX_WIDTH)?,
             vocabulary: read_vocabulary(gguf, &keys)?,
-            context: keys.size("context_length", limits::MAX_DIMENSION)?,
+            context: keys.size("context_length", limits::MAX_CONTEXT)?,
             norm_epsilon: read_norm_epsilon(&keys)?,
             rope: read_rope(&keys, architecture, head_width)?,
             tied_embeddings: gguf.tensor("output.weight").is_none(),
@@ -343,7 +351,7 @@ fn read_norm_epsilon(keys: &Keys<'_>) -> Result<f32, ConfigError> {
 }
 
 fn read_rope(keys: &Keys<'_>, architecture: Architecture, head_width: usize) -> Result<Rope, ConfigError> {
-    let dimensions = keys.size_or("rope.dimension_count", limits::MAX_DIMENSION, head_width)?;
+    let dimensions = keys.size_or("rope.dimension_count", limits::MAX_WIDTH, head_width)?;
     if dimensions > head_width || !dimensions.is_multiple_of(2) {
         let problem = format!("it is {dimensions}, expected an even number of at most {head_width}");
         return Err(keys.invalid("rope.dimension_count", problem));
@@ -418,6 +426,45 @@ pub(crate) mod tests {
         let mut metadata = Metadata::new();
         config.write_metadata(&mut metadata);
         assert_eq!(DecoderConfig::from_gguf(&Gguf { metadata, ..gguf }).unwrap(), config);
+    }
+
+    #[test]
+    fn the_largest_shape_is_counted_and_one_more_is_refused() {
+        let of = |changes: &[(&str, u64)]| {
+            let mut gguf = llama_2_7b();
+            gguf.metadata
+                .set("general.architecture", Value::String("qwen3".to_owned()));
+            gguf.metadata
+                .set("qwen3.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
+            let largest = [
+                ("context_length", limits::MAX_CONTEXT),
+                ("embedding_length", limits::MAX_WIDTH),
+                ("block_count", limits::MAX_LAYERS),
+                ("feed_forward_length", limits::MAX_WIDTH),
+                ("attention.head_count", limits::MAX_HEADS),
+                ("attention.key_length", limits::MAX_WIDTH / limits::MAX_HEADS),
+                ("vocab_size", limits::MAX_VOCABULARY as u64),
+            ];
+            for (key, value) in largest.iter().chain(changes) {
+                gguf.metadata.set(format!("qwen3.{key}"), Value::U64(*value));
+            }
+            DecoderConfig::from_gguf(&gguf)
+        };
+        let config = of(&[]).unwrap();
+        let memory = crate::memory::ServingMemory::predict(&config, limits::MAX_FILE_BYTES, limits::MAX_CONTEXT);
+        assert!(memory.total() > memory.kv_cache && config.flops_per_token(limits::MAX_CONTEXT) > config.parameters());
+        for (key, limit) in [
+            ("context_length", limits::MAX_CONTEXT),
+            ("embedding_length", limits::MAX_WIDTH),
+            ("block_count", limits::MAX_LAYERS),
+            ("feed_forward_length", limits::MAX_WIDTH),
+            ("attention.head_count", limits::MAX_HEADS),
+            ("attention.key_length", limits::MAX_WIDTH / limits::MAX_HEADS),
+            ("vocab_size", limits::MAX_VOCABULARY as u64),
+        ] {
+            let error = of(&[(key, limit + 1)]).unwrap_err();
+            assert!(matches!(error, ConfigError::OutOfRange { .. }), "{key}: {error}");
+        }
     }
 
     #[test]

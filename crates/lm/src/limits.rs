@@ -28,8 +28,18 @@ pub const MAX_ARRAY_NESTING: u32 = 2;
 /// Dimensions of one tensor; GGML's own limit.
 pub const MAX_TENSOR_DIMENSIONS: u32 = 4;
 
-/// Size of one tensor dimension, and of any width in a configuration. Keeps every product of two in a `u64`.
+/// Size of one tensor dimension. Keeps every product of two in a `u64`.
 pub const MAX_DIMENSION: u64 = 1 << 31;
+
+/// Length that a GGUF file may claim: 16 TiB, ten times the largest published. Keeps sums over its tensors in a `u64`.
+pub const MAX_FILE_BYTES: u64 = 1 << 44;
+
+/// Any width of a decoder: of the residual stream, of all heads together, of a feed-forward block. Llama 3.1 405B has 53,248.
+/// With [`MAX_LAYERS`] and [`MAX_CONTEXT`] it keeps every count of parameters, operations and bytes in a `u64`.
+pub const MAX_WIDTH: u64 = 1 << 20;
+
+/// Tokens of context that a decoder may claim. The longest published context has 10 million.
+pub const MAX_CONTEXT: u64 = 16 << 20;
 
 /// Largest tensor alignment accepted; files in use say 32, a page is 4,096.
 pub const MAX_ALIGNMENT: u64 = 1 << 16;
@@ -66,3 +76,11 @@ pub const MAX_STOP_STRINGS: usize = 16;
 
 /// Tokens that an answer may be longer than the expected one before it counts as another: other tokens can write the same text.
 pub const ANSWER_SLACK_TOKENS: usize = 4;
+
+// A cache of the longest context at the greatest width, and the operations of its last token.
+const _: () = assert!((2 * MAX_LAYERS * MAX_WIDTH * 4).checked_mul(MAX_CONTEXT).is_some());
+const _: () = assert!(
+    (8 * MAX_LAYERS * MAX_WIDTH)
+        .checked_mul(MAX_WIDTH + MAX_CONTEXT)
+        .is_some()
+);

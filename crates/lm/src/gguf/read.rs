@@ -105,6 +105,13 @@ impl Gguf {
     ///
     /// [`GgufError::Truncated`] says that a longer prefix is needed. [`limits::MAX_GGUF_HEADER_BYTES`] always suffices.
     pub fn parse_header(prefix: &[u8], file_bytes: u64) -> Result<Self, GgufError> {
+        if file_bytes > limits::MAX_FILE_BYTES {
+            return Err(GgufError::TooLarge {
+                field: "the length of the file".to_owned(),
+                found: file_bytes,
+                limit: limits::MAX_FILE_BYTES,
+            });
+        }
         let mut cursor = Cursor { bytes: prefix, at: 0 };
         let (version, tensor_count, metadata_count) = read_counts(&mut cursor)?;
         let metadata = read_metadata(&mut cursor, metadata_count)?;
