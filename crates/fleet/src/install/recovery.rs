@@ -60,6 +60,9 @@ impl InstallState {
     /// The agent starts. A start within the confirm window counts as a crash, because a release that takes the agent
     /// or the machine down with it must be reverted too; so does, for a candidate, a start while it was being tried.
     pub(super) fn take_up(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        // A clock that was ahead when the release was switched to, or that has lost its time since: the window begins anew, or
+        // each start until the clock gets there would count as a crash.
+        self.switched_at = self.switched_at.map(|at| at.min(now));
         if self.active.is_some() {
             // The release serves again, or is reverted.
             let _ = self.count_crash(now, actions);

@@ -179,6 +179,27 @@ fn a_crash_after_the_confirmation_restarts_and_reverts_nothing() {
 }
 
 #[test]
+fn a_device_that_lost_its_time_in_the_confirm_window_confirms_a_release_that_stays_up() {
+    let mut state = running_one();
+    tell(&mut state, 3000, assigned(2, 2));
+    settle(&mut state, 3001);
+    assert!(state.switched_at > Some(at(3000)));
+    // It starts again with its clock far behind: the window begins anew instead of ending in the distant future.
+    assert_eq!(tell(&mut state, 1, Event::Started)[0], Action::Serve(install(2, 2)));
+    assert_eq!(state.next_deadline(), Some(at(61)));
+    tell(&mut state, 61, Event::Tick);
+    assert_eq!(state.progress(), Progress::Converged);
+    // Later starts under the same clock are no crashes.
+    for second in 62..66 {
+        assert_eq!(
+            tell(&mut state, second, Event::Started)[0],
+            Action::Serve(install(2, 2))
+        );
+    }
+    assert_eq!(state.active, Some(install(2, 2)));
+}
+
+#[test]
 fn a_release_that_was_never_confirmed_is_not_kept_to_go_back_to() {
     let mut state = running_one();
     tell(&mut state, 300, assigned(2, 2));
