@@ -94,7 +94,8 @@ impl Agent {
             rounds: rounds.subscribe(),
             audit,
             config: config.clone(),
-            spiffe_id,
+            identity: identity.clone(),
+            folder: folder.clone(),
             token,
         });
         let session = Session {

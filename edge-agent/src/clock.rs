@@ -10,7 +10,39 @@ pub fn now() -> Timestamp {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
-    Timestamp::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    let system = Timestamp::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    #[cfg(debug_assertions)]
+    let system = shifted::by_a_test(system);
+    system
+}
+
+/// Tests run the real process under a wrong clock, which may be set right while it runs. Release builds have none of this.
+#[cfg(debug_assertions)]
+mod shifted {
+    use std::path::PathBuf;
+    use std::sync::OnceLock;
+
+    use fieldfare_fleet::Timestamp;
+
+    /// The file with the milliseconds, of either sign, by which the process sees another time than the system's.
+    static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "tests tell a process by how much its clock is wrong in this variable, and nothing else is told"
+    )]
+    fn file() -> Option<PathBuf> {
+        std::env::var("FIELDFARE_CLOCK_SHIFT_FILE").ok().map(PathBuf::from)
+    }
+
+    pub(super) fn by_a_test(system: Timestamp) -> Timestamp {
+        let shift = FILE
+            .get_or_init(file)
+            .as_ref()
+            .and_then(|file| std::fs::read_to_string(file).ok());
+        let shift: i64 = shift.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        Timestamp::from_unix_ms(system.unix_ms().saturating_add_signed(shift))
+    }
 }
 
 /// The time in the resolution of release metadata.

@@ -5,6 +5,7 @@ pub mod api;
 pub mod args;
 pub mod audit;
 pub mod clock;
+pub mod clock_proof;
 pub mod config;
 pub mod enrolment;
 pub mod example;

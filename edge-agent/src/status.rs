@@ -56,9 +56,18 @@ fn text(status: &Value) -> String {
     } else {
         ""
     };
+    let clock = match at("/clock/state").as_str() {
+        "behind" => at("/clock/reason"),
+        _ => at("/clock/now"),
+    };
     let rows = [
         ("device", format!("{} {}", at("/name"), at("/spiffe_id"))),
         ("profile", format!("{}{emulated}", at("/profile/device_model"))),
+        ("clock", clock),
+        (
+            "certificate",
+            format!("{}, until {}", at("/certificate/state"), at("/certificate/not_after")),
+        ),
         (
             "controller",
             format!("{} {}", at("/controller/state"), at("/controller/gateway")),

@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use fieldfare_member::files::{self, FileError};
 use fieldfare_proto::v1;
 use fieldfare_release::Sha256Digest;
+use fieldfare_tls::IdentityHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -74,8 +75,10 @@ pub struct ApiState {
     pub audit: Audit,
     /// What enrolment fixed.
     pub config: AgentConfig,
-    /// The device's name in the fleet.
-    pub spiffe_id: String,
+    /// Who the device is.
+    pub identity: IdentityHandle,
+    /// Where everything lies.
+    pub folder: Folder,
     /// Digest of the bearer token.
     pub token: Sha256Digest,
 }

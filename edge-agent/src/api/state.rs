@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use fieldfare_fleet::{Obstacle, Provenance};
+use fieldfare_fleet::{Obstacle, Provenance, Timestamp};
 use fieldfare_proto::v1;
+use fieldfare_tls::Identity;
+use fieldfare_tls::limits::RENEWAL_GRACE;
 use serde_json::{Value, json};
 
 use super::ApiState;
 use crate::openai::provenance;
-use crate::process;
 use crate::session::Connection;
+use crate::{clock, clock_proof, process};
 
 /// `GET`.
 pub(super) async fn status(State(state): State<Arc<ApiState>>) -> Json<Value> {
@@ -25,14 +27,18 @@ pub(super) async fn status(State(state): State<Arc<ApiState>>) -> Json<Value> {
     let settings = state.settings.current();
     let profile = &state.config.profile;
     let (recorded, missing) = state.audit.counts();
+    let identity = state.identity.current();
+    let now = clock::now();
     Json(json!({
         "name": state.config.name,
-        "spiffe_id": state.spiffe_id,
+        "spiffe_id": identity.principal().to_string(),
         "agent_version": env!("CARGO_PKG_VERSION"),
         "profile": {
             "device_model": profile.device_model,
             "emulated": matches!(profile.provenance, Provenance::Emulated { .. }),
         },
+        "clock": clock_state(&state, &identity, now),
+        "certificate": certificate(&identity, now),
         "controller": connection,
         "serving": serving,
         "installation": installation,
@@ -41,6 +47,36 @@ pub(super) async fn status(State(state): State<Arc<ApiState>>) -> Json<Value> {
         // Since the agent started.
         "audit": { "recorded": recorded, "missing": missing },
     }))
+}
+
+fn clock_state(state: &ApiState, identity: &Identity, now: Timestamp) -> Value {
+    let metadata = clock_proof::metadata_signed(&state.folder);
+    match clock_proof::behind(now, identity.certificate().validity, metadata) {
+        None => json!({ "state": "plausible", "now": now.to_string() }),
+        Some(behind) => json!({ "state": "behind", "now": now.to_string(), "reason": behind.to_string() }),
+    }
+}
+
+fn certificate(identity: &Identity, now: Timestamp) -> Value {
+    let not_after = identity.certificate().validity.not_after();
+    let renewable_until = not_after.saturating_add(RENEWAL_GRACE);
+    let (state, reason) = match () {
+        () if !identity.is_expired(now) => ("valid", Value::Null),
+        () if now <= renewable_until => (
+            "renewable",
+            "it is renewed as soon as a controller can be reached".into(),
+        ),
+        () => (
+            "expired",
+            "no controller renews it any more: enrol this device anew in another folder".into(),
+        ),
+    };
+    json!({
+        "state": state,
+        "reason": reason,
+        "not_after": not_after.to_string(),
+        "renewable_until": renewable_until.to_string(),
+    })
 }
 
 fn model(observed: &v1::ObservedModel) -> Value {

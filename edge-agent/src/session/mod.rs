@@ -22,12 +22,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use crate::clock;
 use crate::config::{AgentConfig, Settings, label_pairs};
 use crate::install::Desired;
 use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, SESSION_QUEUE, WELCOME_TIMEOUT};
 use crate::process;
 use crate::rounds::told;
+use crate::{clock, clock_proof};
 use backoff::RECONNECTING;
 
 /// What the session shows of itself.
@@ -110,8 +110,13 @@ impl Session {
                 () = stop.cancelled() => return,
                 ended = self.once(&gateway, &mut backoff, &stop) => ended,
             };
-            tracing::info!(reason = process::chain(&ended), gateway = %gateway, "no session");
-            self.connection.send_replace(Connection::Down(process::chain(&ended)));
+            let reason = process::chain(&ended);
+            tracing::info!(reason, gateway = %gateway, "no session");
+            let behind = clock_proof::behind(self.time.now(), self.identity.current().certificate().validity, None);
+            if let Some(behind) = behind {
+                tracing::warn!(reason = %behind, "no controller can be heard before the clock is right");
+            }
+            self.connection.send_replace(Connection::Down(reason));
             let wait = match ended {
                 Ended::Stopped => return,
                 Ended::ComeBack { after, endpoint, .. } => {

@@ -25,7 +25,7 @@ use crate::local_api::Owner;
 use crate::releases::{ANSWER, MODEL, PROMPT, release, weights};
 
 /// The records of a device's log, which is whole.
-fn events(folder: &Folder) -> Vec<Event> {
+pub(crate) fn events(folder: &Folder) -> Vec<Event> {
     let mut events = Vec::new();
     let mut see = |_, bytes: &[u8]| events.push(AuditRecord::decode(bytes).unwrap().event.unwrap());
     let report = examine(&LogFolder::at(folder.audit()), &Trust::default(), &mut see)
@@ -43,7 +43,7 @@ fn inferences(events: &[Event]) -> Vec<AuditInference> {
     events.iter().filter_map(inference).collect()
 }
 
-fn changes(events: &[Event]) -> Vec<AuditModelChange> {
+pub(crate) fn changes(events: &[Event]) -> Vec<AuditModelChange> {
     let change = |event: &Event| match event {
         Event::ModelChange(change) => Some(change.clone()),
         _ => None,

@@ -1,7 +1,7 @@
 //! A real controller in a runtime of its own, so that it can die at once and come back, with an operator.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +44,14 @@ pub(crate) struct Controller {
     folder: tempfile::TempDir,
 }
 
+/// A free port.
+const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn address(endpoint: &str) -> SocketAddr {
+    let endpoint: Endpoint = endpoint.parse().unwrap();
+    SocketAddr::from(([127, 0, 0, 1], endpoint.port()))
+}
+
 fn command(words: &[&str]) -> Command {
     CommandLine::try_parse_from(std::iter::once("fieldfare-controller").chain(words.iter().copied()))
         .unwrap()
@@ -51,10 +59,14 @@ fn command(words: &[&str]) -> Command {
 }
 
 /// Has a controller serve in a new runtime.
-async fn run(dir: &Path, grpc: SocketAddr, time: &TimeSource) -> (Runtime, oneshot::Sender<()>, EndpointsFile) {
-    let (dir, grpc) = (dir.to_str().unwrap(), grpc.to_string());
+async fn run(
+    dir: &Path,
+    [grpc, artifacts]: [SocketAddr; 2],
+    time: &TimeSource,
+) -> (Runtime, oneshot::Sender<()>, EndpointsFile) {
+    let (dir, grpc, artifacts) = (dir.to_str().unwrap(), grpc.to_string(), artifacts.to_string());
     let mut words = vec!["run", "--dir", dir, "--grpc-listen", &grpc];
-    words.extend(["--artifact-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
+    words.extend(["--artifact-listen", &artifacts, "--metrics-listen", "127.0.0.1:0"]);
     let Command::Run(options) = command(&words) else {
         unreachable!("the words say run")
     };
@@ -88,7 +100,7 @@ impl Controller {
         };
         init(&options, &time).await.unwrap();
         let operator = Identity::load(&folder.path().join("operator")).unwrap().unwrap();
-        let (runtime, drain, endpoints) = run(folder.path(), ([127, 0, 0, 1], 0).into(), &time).await;
+        let (runtime, drain, endpoints) = run(folder.path(), [ANYWHERE; 2], &time).await;
         let mut controller = Self {
             runtime: Some(runtime),
             drain: Some(drain),
@@ -122,8 +134,7 @@ impl Controller {
 
     /// Where its gateway listens, before and after it died.
     pub(crate) fn address(&self) -> SocketAddr {
-        let endpoint: Endpoint = self.endpoints.grpc.parse().unwrap();
-        SocketAddr::from(([127, 0, 0, 1], endpoint.port()))
+        address(&self.endpoints.grpc)
     }
 
     /// Puts the clock of the fleet forward.
@@ -140,10 +151,18 @@ impl Controller {
             .unwrap();
     }
 
-    /// Serves again at the same address.
+    /// Serves again at the same addresses.
     pub(crate) async fn come_back(&mut self) {
-        let (runtime, drain, endpoints) = run(self.folder.path(), self.address(), &self.time).await;
+        let addresses = [self.address(), address(&self.endpoints.artifacts)];
+        let (runtime, drain, endpoints) = run(self.folder.path(), addresses, &self.time).await;
         (self.runtime, self.drain, self.endpoints) = (Some(runtime), Some(drain), endpoints);
+    }
+
+    /// Serves artifacts again where it did, and lets no device open a session.
+    pub(crate) async fn come_back_without_its_gateway(&mut self) {
+        let addresses = [ANYWHERE, address(&self.endpoints.artifacts)];
+        let (runtime, drain, _) = run(self.folder.path(), addresses, &self.time).await;
+        (self.runtime, self.drain) = (Some(runtime), Some(drain));
     }
 
     /// Tells its sessions to come back later, and ends.

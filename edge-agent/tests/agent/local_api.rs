@@ -4,6 +4,7 @@ use std::process::Command;
 
 use fieldfare_agent::agent::Agent;
 use fieldfare_agent::clock;
+use fieldfare_agent::folder::Folder;
 use fieldfare_agent::process::chain;
 use fieldfare_fleet::Digest;
 use fieldfare_tls::{ServerTrust, https_config};
@@ -14,7 +15,7 @@ use crate::binary;
 use crate::device::Device;
 use crate::fleet::Fleet;
 use crate::install::Stage;
-use crate::releases::{ANSWER, PROMPT, Releases};
+use crate::releases::{ANSWER, MODEL, PROMPT, Releases};
 
 /// The owner of a device.
 pub(crate) struct Owner {
@@ -25,7 +26,12 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn of(device: &Device) -> Self {
-        let endpoints: Value = serde_json::from_slice(&std::fs::read(device.folder.endpoints()).unwrap()).unwrap();
+        Self::at(&device.folder)
+    }
+
+    /// The owner of the agent that runs in a folder.
+    pub(crate) fn at(folder: &Folder) -> Self {
+        let endpoints: Value = serde_json::from_slice(&std::fs::read(folder.endpoints()).unwrap()).unwrap();
         // The API is plain HTTP on loopback; a client still wants to know whom it would trust.
         let nobody = ServerTrust::PinnedAuthority(Digest::from_bytes([0; 32]));
         let tls = https_config(None, &nobody, &clock::time_source()).unwrap();
@@ -36,11 +42,24 @@ impl Owner {
                 .build()
                 .unwrap(),
             api: endpoints["api"].as_str().unwrap().to_owned(),
-            token: std::fs::read_to_string(device.folder.api_token())
-                .unwrap()
-                .trim()
-                .to_owned(),
+            token: std::fs::read_to_string(folder.api_token()).unwrap().trim().to_owned(),
         }
+    }
+
+    /// Asks what the shipped model is known to answer, and gives the release that answered.
+    pub(crate) async fn is_answered(&self) -> String {
+        let asked = json!({ "model": MODEL, "prompt": PROMPT, "max_tokens": 48, "temperature": 0 });
+        let request = self.client.post(format!("{}/v1/completions", self.api));
+        let response = request
+            .bearer_auth(&self.token)
+            .body(asked.to_string())
+            .send()
+            .await
+            .unwrap();
+        let answer: Value = response.json().await.unwrap();
+        let text = answer["choices"][0]["text"].as_str();
+        assert_eq!(text.map(str::trim), Some(ANSWER), "{answer}");
+        answer["fieldfare"]["release"].as_str().unwrap().to_owned()
     }
 
     async fn ask(&self, method: Method, path: &str, body: impl Into<String>) -> (StatusCode, Value) {

@@ -65,19 +65,38 @@ fn spec(release: &Release) -> DeploymentSpec {
     }
 }
 
-/// Deploys a release and watches its rollout to the end.
-async fn deploy(controller: &Controller, release: &Release) -> RolloutStatus {
-    let mut operator = controller.operator().await;
-    let name = "soil".to_owned();
+/// The one deployment.
+pub(crate) const DEPLOYMENT: &str = "soil";
+
+/// Deploys a release.
+pub(crate) async fn apply(controller: &Controller, release: &Release) {
     let request = ApplyDeploymentRequest {
-        name: name.clone(),
+        name: DEPLOYMENT.into(),
         spec: Some(spec(release)),
         expected: None,
         retry: false,
     };
-    operator.apply_deployment(request).await.unwrap();
-    let request = GetRolloutRequest { deployment: name };
-    let mut watch = operator.watch_rollout(request).await.unwrap().into_inner();
+    controller.operator().await.apply_deployment(request).await.unwrap();
+}
+
+/// Deploys a release and watches its rollout to the end.
+pub(crate) async fn deploy(controller: &Controller, release: &Release) -> RolloutStatus {
+    apply(controller, release).await;
+    ended(controller).await
+}
+
+/// Watches the rollout to its end.
+pub(crate) async fn ended(controller: &Controller) -> RolloutStatus {
+    let request = GetRolloutRequest {
+        deployment: DEPLOYMENT.into(),
+    };
+    let mut watch = controller
+        .operator()
+        .await
+        .watch_rollout(request)
+        .await
+        .unwrap()
+        .into_inner();
     let mut last = RolloutStatus::default();
     let ended = timeout(PATIENCE, async {
         while let Some(status) = watch.message().await.unwrap() {
