@@ -28,6 +28,7 @@ use crate::private::PrivateStore;
 use crate::process::{self, Binary};
 use crate::rounds::{Participant, Readiness, RoundsView};
 use crate::session::backoff::RECONNECTING;
+use crate::session::pace::Pace;
 use crate::session::{Connection, Session};
 
 /// A device that is ready to run.
@@ -107,6 +108,7 @@ impl Agent {
             readiness: said,
             desired,
             invitations,
+            pace: Pace::default(),
             replies,
             connection,
         };

@@ -133,6 +133,14 @@ pub const DEFAULT_BUDGET: (f64, f64) = (8.0, 1e-5);
 /// How long each kernel is timed when a device measures itself; there are ten timings.
 pub const MEASURE_TIME: Duration = Duration::from_millis(60);
 
+/// Invitations of a controller that are looked at in a minute, all at once or evenly: each costs a signature to check and perhaps a
+/// connection to a trainer. A round lasts seconds at least, and is repeated only to a new session or when its trainer moved.
+pub const INVITATIONS_PER_MINUTE: u32 = 60;
+
+/// How long a file of release metadata may take in all: the largest one, of 5 MiB, at 9 kB/s. A server that sends a byte now and then
+/// would otherwise keep everybody else from looking anything up.
+pub const METADATA_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// Most invitations that wait while a round is under way: they are answered "busy".
 pub const INVITATION_QUEUE: usize = 8;
 

@@ -92,7 +92,8 @@ impl Installer {
         self.tell(Event::Superseded { assignment: generation })?;
         self.report();
         let (tools, reports) = (self.tools(), self.reports.clone());
-        tokio::spawn(async move {
+        // What was looked up before is no longer asked for, and a slow server does not make look-ups pile up.
+        let looking_up = tokio::spawn(async move {
             let answer = Box::new(tools.resolve(&target).await);
             let _ = reports
                 .send(Report::Resolved {
@@ -103,6 +104,9 @@ impl Installer {
                 })
                 .await;
         });
+        if let Some(before) = self.looking_up.replace(looking_up.abort_handle()) {
+            before.abort();
+        }
         Ok(())
     }
 

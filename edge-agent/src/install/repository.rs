@@ -15,7 +15,7 @@ use super::trust::{KeptTrustError, TrustFile, TrustTurn};
 use crate::clock::now_seconds;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
-use crate::limits::{CONNECT_TIMEOUT, DOWNLOAD_SILENCE};
+use crate::limits::{CONNECT_TIMEOUT, DOWNLOAD_SILENCE, METADATA_TIMEOUT};
 
 /// Why something of the repository cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,12 @@ pub enum RepositoryError {
     /// The server was silent for too long.
     #[error("no bytes of {name} came for {DOWNLOAD_SILENCE:?}")]
     Silent {
+        /// What was asked for.
+        name: String,
+    },
+    /// The server took too long over a small file.
+    #[error("{name} did not come within {METADATA_TIMEOUT:?}")]
+    TooSlow {
         /// What was asked for.
         name: String,
     },
@@ -132,7 +138,10 @@ impl From<KeptTrustError> for RepositoryError {
 impl RepositoryError {
     /// Whether the server was away, now or in the midst of an answer: nobody's failure, to be waited out.
     pub const fn is_outage(&self) -> bool {
-        matches!(self, Self::Fetch { .. } | Self::Silent { .. } | Self::BrokenOff { .. })
+        matches!(
+            self,
+            Self::Fetch { .. } | Self::Silent { .. } | Self::TooSlow { .. } | Self::BrokenOff { .. }
+        )
     }
 
     /// Whether trying the same again may help.
@@ -234,18 +243,7 @@ impl RemoteRepository {
                 });
             }
         }
-        let mut bytes = Vec::new();
-        let mut stream = response.bytes_stream();
-        while let Some(chunk) = next_chunk(&mut stream, path).await? {
-            if bytes.len() as u64 + chunk.len() as u64 > limit {
-                return Err(RepositoryError::TooLong {
-                    name: path.to_owned(),
-                    limit,
-                });
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(Some(bytes))
+        Ok(Some(collect(response.bytes_stream(), path, limit).await?))
     }
 
     /// What is trusted: as kept, or at first the root that the join token promised.
@@ -346,6 +344,26 @@ impl RemoteRepository {
     }
 }
 
+/// A whole body, which is neither long nor slow.
+async fn collect<S>(mut stream: S, name: &str, limit: u64) -> Result<Vec<u8>, RepositoryError>
+where
+    S: futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin,
+{
+    let collecting = async {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = next_chunk(&mut stream, name).await? {
+            if bytes.len() as u64 + chunk.len() as u64 > limit {
+                let name = name.to_owned();
+                return Err(RepositoryError::TooLong { name, limit });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    };
+    let slow = |_| RepositoryError::TooSlow { name: name.to_owned() };
+    timeout(METADATA_TIMEOUT, collecting).await.map_err(slow)?
+}
+
 /// The next bytes of a body, which must not keep silent for too long.
 pub(super) async fn next_chunk<S>(stream: &mut S, name: &str) -> Result<Option<bytes::Bytes>, RepositoryError>
 where
@@ -357,4 +375,47 @@ where
         name: name.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// A byte each time, for ever.
+    fn trickle(every: Duration) -> impl futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin {
+        Box::pin(
+            stream::repeat_with(|| Ok(bytes::Bytes::from_static(b" "))).then(move |byte| async move {
+                sleep(every).await;
+                byte
+            }),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attack_metadata_that_come_a_byte_at_a_time_are_given_up() {
+        let begun = Instant::now();
+        let slow = collect(
+            trickle(DOWNLOAD_SILENCE - Duration::from_secs(1)),
+            "timestamp.json",
+            16_384,
+        )
+        .await;
+        let slow = slow.unwrap_err();
+        assert!(
+            matches!(slow, RepositoryError::TooSlow { .. }) && slow.is_outage(),
+            "{slow}"
+        );
+        assert_eq!(begun.elapsed(), METADATA_TIMEOUT);
+        let silent = collect(trickle(DOWNLOAD_SILENCE * 2), "timestamp.json", 16_384)
+            .await
+            .unwrap_err();
+        assert!(matches!(silent, RepositoryError::Silent { .. }), "{silent}");
+        let long = collect(trickle(Duration::from_millis(1)), "timestamp.json", 100)
+            .await
+            .unwrap_err();
+        assert!(matches!(long, RepositoryError::TooLong { limit: 100, .. }), "{long}");
+    }
 }

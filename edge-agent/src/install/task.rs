@@ -90,6 +90,8 @@ pub struct Installer {
     pub(super) repository: Option<RemoteRepository>,
     pub(super) unresolved: Option<Unresolved>,
     pub(super) look_up_at: Option<Instant>,
+    /// The look-up of the newest assignment.
+    pub(super) looking_up: Option<AbortHandle>,
     step: Option<AbortHandle>,
     processes: Processes,
     fetched: watch::Sender<Fetched>,
@@ -118,6 +120,7 @@ impl Installer {
             repository: None,
             unresolved: None,
             look_up_at: None,
+            looking_up: None,
             step: None,
             processes,
             fetched: watch::Sender::new(Fetched::default()),

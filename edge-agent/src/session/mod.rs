@@ -3,11 +3,12 @@
 //! Both sides are level-triggered: what is lost with a session is said again in the next.
 
 pub mod backoff;
+pub mod pace;
 
 use std::time::Duration;
 
 use fieldfare_fleet::install::is_overtaken;
-use fieldfare_fleet::{Backoff, CapabilityProfile, Generation};
+use fieldfare_fleet::{Backoff, CapabilityProfile, Generation, RoundId};
 use fieldfare_member::ticket::claimed_round;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
@@ -24,11 +25,12 @@ use tonic::{Status, Streaming};
 
 use crate::config::{AgentConfig, Settings, label_pairs};
 use crate::install::Desired;
-use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, SESSION_QUEUE, WELCOME_TIMEOUT};
+use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, INVITATIONS_PER_MINUTE, SESSION_QUEUE, WELCOME_TIMEOUT};
 use crate::process;
 use crate::rounds::told;
 use crate::{clock, clock_proof};
 use backoff::RECONNECTING;
+use pace::{Admission, Pace};
 
 /// What the session shows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct Session {
     pub desired: watch::Sender<Option<Desired>>,
     /// Where invitations go.
     pub invitations: mpsc::Sender<RoundInvitation>,
+    /// How fast invitations may come, over all sessions.
+    pub pace: Pace,
     /// Answers to invitations.
     pub replies: mpsc::Receiver<InvitationReply>,
     /// Where the state of the connection is shown.
@@ -270,8 +274,22 @@ impl Session {
         }
     }
 
-    /// Passes an invitation on, or refuses it at once where as many wait as may.
-    async fn invite(&self, invitation: RoundInvitation, up: &mpsc::Sender<DeviceMessage>) -> Result<(), Ended> {
+    /// Passes an invitation on, or refuses it at once where as many wait as may, or where they come too fast.
+    async fn invite(&mut self, invitation: RoundInvitation, up: &mpsc::Sender<DeviceMessage>) -> Result<(), Ended> {
+        if let Admission::Refused { say } = self.pace.admit(Instant::now()) {
+            if let Some(refused) = say {
+                tracing::warn!(
+                    refused,
+                    "invitations are refused unseen: more than {INVITATIONS_PER_MINUTE} came in a minute"
+                );
+            }
+            // Nobody waits for a controller that reads no answers.
+            if let Some(round) = claimed_round(invitation.ticket.as_ref()) {
+                let message = Some(Up::InvitationReply(busy(&round)));
+                let _ = up.try_send(DeviceMessage { message });
+            }
+            return Ok(());
+        }
         let Err(full) = self.invitations.try_send(invitation) else {
             return Ok(());
         };
@@ -281,11 +299,14 @@ impl Session {
             return Ok(());
         };
         tracing::warn!(%round, "an invitation is refused: too many wait");
-        let reply = InvitationReply {
-            round: Some(RoundRef::from(&round)),
-            reply: Some(invitation_reply::Reply::Refused(told(RefusalReason::Busy))),
-        };
-        send(up, Up::InvitationReply(reply)).await
+        send(up, Up::InvitationReply(busy(&round))).await
+    }
+}
+
+fn busy(round: &RoundId) -> InvitationReply {
+    InvitationReply {
+        round: Some(RoundRef::from(round)),
+        reply: Some(invitation_reply::Reply::Refused(told(RefusalReason::Busy))),
     }
 }
 

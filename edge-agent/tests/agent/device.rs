@@ -20,7 +20,7 @@ use fieldfare_fleet::install::InstallPolicy;
 use fieldfare_fleet::{ByteSize, Labels, Obstacle, reference_profile};
 use fieldfare_member::files;
 use fieldfare_proto::v1::{DesiredModel, DesiredState, Generation, ObservedModel, ObservedState, progress};
-use fieldfare_tls::{Identity, IdentityHandle};
+use fieldfare_tls::{Endpoint, Identity, IdentityHandle};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -61,6 +61,12 @@ pub(crate) struct Device {
 impl Device {
     /// Writes what enrolment writes.
     pub(crate) fn new(fleet: &Fleet, releases: &Releases) -> Self {
+        // Nobody listens there: what is installed needs no controller.
+        Self::of(fleet, releases, &Endpoint::new("127.0.0.1", 1).unwrap())
+    }
+
+    /// With this controller.
+    pub(crate) fn of(fleet: &Fleet, releases: &Releases, controller: &Endpoint) -> Self {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::new(&place.path().join("agent"));
         folder.create().unwrap();
@@ -69,8 +75,7 @@ impl Device {
             schema: SCHEMA,
             name: "gateway".into(),
             labels: Labels::default(),
-            // Nobody listens there: what is installed needs no controller.
-            endpoints: vec!["https://127.0.0.1:1".into()],
+            endpoints: vec![controller.to_string()],
             root_sha256,
             root_version,
             profile: reference_profile("raspberry-pi-5").unwrap(),

@@ -12,6 +12,8 @@ mod controller;
 mod device;
 mod downloads;
 mod fleet;
+mod gateway;
+mod hostile;
 mod install;
 mod ledger;
 mod local_api;

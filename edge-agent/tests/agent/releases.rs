@@ -1,6 +1,6 @@
 //! Releases of the shipped model, an operator who signs them, and an artifact server that serves them or lies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -207,6 +207,8 @@ struct Shop {
     asked: Vec<Asked>,
     /// Answers that go wrong, once each.
     faults: BTreeMap<String, Fault>,
+    /// Files behind whose bytes zeroes come for ever, each time.
+    endless: BTreeSet<String>,
 }
 
 #[derive(Clone, Default)]
@@ -333,6 +335,11 @@ impl Releases {
         self.shop().faults.insert(path.to_owned(), Fault::End(bytes));
     }
 
+    /// Sends zeroes behind the bytes of a file from now on, without an end.
+    pub(crate) fn never_end(&self, path: &str) {
+        self.shop().endless.insert(path.to_owned());
+    }
+
     /// Drops the connection of the answer that is held.
     pub(crate) fn break_off(&self) {
         self.server.break_off.notify_one();
@@ -367,14 +374,19 @@ async fn answer(
     let path = format!("{kind}/{name}");
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let from = range.and_then(|text| text.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    let (bytes, fault) = {
+    let (bytes, fault, endless) = {
         let mut shop = server.shop.lock().unwrap();
         shop.asked.push((path.clone(), from));
-        (shop.files.get(&path).cloned(), shop.faults.remove(&path))
+        let endless = shop.endless.contains(&path);
+        (shop.files.get(&path).cloned(), shop.faults.remove(&path), endless)
     };
     let Some(bytes) = bytes else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    if endless {
+        let more = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[0; 4096])));
+        return Body::from_stream(stream::iter([Ok(Bytes::from(bytes))]).chain(more)).into_response();
+    }
     let length = bytes.len();
     let first = from.unwrap_or(0);
     let part = Bytes::from(bytes).slice(first..);

@@ -7,6 +7,7 @@ use fieldfare_agent::args::Output;
 use fieldfare_agent::config::{AgentConfig, Settings};
 use fieldfare_agent::folder::Folder;
 use fieldfare_agent::install::Desired;
+use fieldfare_agent::session::pace::Pace;
 use fieldfare_agent::session::{Connection, Session};
 use fieldfare_agent::status::status;
 use fieldfare_fleet::ByteSize;
@@ -193,6 +194,7 @@ impl Alone {
             readiness: readiness.subscribe(),
             desired,
             invitations: mpsc::channel(1).0,
+            pace: Pace::default(),
             replies: mpsc::channel(1).1,
             connection,
         };

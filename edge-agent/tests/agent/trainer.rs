@@ -178,18 +178,47 @@ impl Trainer {
 
     /// Opens an attempt at a round on top of a release, and invites a device as a controller does.
     pub(crate) fn invite(&self, device: &Device, base: &Release, round: RoundRef, entries: u64) -> RoundInvitation {
+        self.invite_to(device, base, round, entries, |_| {})
+    }
+
+    /// An invitation to an attempt whose configuration is changed before the ticket names it.
+    pub(crate) fn invite_to(
+        &self,
+        device: &Device,
+        base: &Release,
+        round: RoundRef,
+        entries: u64,
+        change: impl FnOnce(&mut RoundConfiguration),
+    ) -> RoundInvitation {
         let state = vec![0; entries as usize * 4];
-        let configuration = configuration(base, round.clone(), entries, &state).encode_to_vec();
+        let mut configuration = configuration(base, round.clone(), entries, &state);
+        change(&mut configuration);
+        let configuration = configuration.encode_to_vec();
+        let sha256 = Sha256Digest::of(&configuration);
+        let mut shared = self.shared.lock().unwrap();
+        (shared.configuration, shared.state) = (configuration, state);
+        self.ticket(device, round, &sha256)
+    }
+
+    /// A genuine ticket to a round that this trainer does not describe as it does.
+    pub(crate) fn ticket_to(&self, device: &Device, round: RoundRef) -> RoundInvitation {
+        self.ticket(device, round, &Sha256Digest::of(b"another configuration"))
+    }
+
+    /// How often this trainer was asked for a configuration.
+    pub(crate) fn configured(&self) -> u32 {
+        self.shared.lock().unwrap().configured
+    }
+
+    fn ticket(&self, device: &Device, round: RoundRef, configuration: &Sha256Digest) -> RoundInvitation {
         let not_after = clock::now().saturating_add(Duration::from_secs(600));
         let ticket = RoundTicket {
             round: Some(round),
-            configuration_sha256: Sha256Digest::of(&configuration).as_bytes().to_vec(),
+            configuration_sha256: configuration.as_bytes().to_vec(),
             device_spiffe_id: device.identity.principal().to_string(),
             trainer_spiffe_id: self.identity.principal().to_string(),
             not_after_unix_ms: not_after.unix_ms() as i64,
         };
-        let mut shared = self.shared.lock().unwrap();
-        (shared.configuration, shared.state) = (configuration, state);
         RoundInvitation {
             ticket: Some(self.sign(&ticket)),
             trainer_endpoint: self.endpoint.to_string(),
