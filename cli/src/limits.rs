@@ -67,3 +67,6 @@ pub const EXAMPLES_PER_REQUEST: usize = 500;
 
 /// Calls in an audit log whose outcome may still come. Those of a process that died never do, so that they are bounded.
 pub const MAX_OPEN_CALLS: usize = 10_000;
+
+/// Longest example in a file of held-out text, in bytes: as the trainer takes them.
+pub const MAX_EXAMPLE_BYTES: usize = 1 << 20;

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use fieldfare_lm::example::{Example, ExampleError};
 use serde_json::Value;
 
-use crate::limits::MAX_TEXT_BYTES;
-use crate::quickstart::data::Example;
+use crate::limits::{MAX_EXAMPLE_BYTES, MAX_TEXT_BYTES};
 
 const EXAMPLE: &str = r#"{"messages": [...]}, {"prompt": ..., "completion": ...} or {"text": ...}"#;
 const PROBE: &str = r#"{"prompt": ...} or {"messages": [...]}, and "completion" where it is known"#;
@@ -44,11 +44,11 @@ pub fn check(path: &Path, check: impl Fn(&str) -> Result<(), String>) -> Result<
 /// # Errors
 /// What is wrong with it, and what was expected.
 pub fn example(line: &str) -> Result<(), String> {
-    let expected = |problem: String| match problem.contains("expected {") {
-        true => problem,
-        false => format!("{problem}; expected {EXAMPLE}"),
+    let expected = |error: ExampleError| match error {
+        ExampleError::Form { .. } => error.to_string(),
+        _ => format!("{error}; expected {EXAMPLE}"),
     };
-    Example::from_line(line).map(drop).map_err(expected)
+    Example::from_line(line, MAX_EXAMPLE_BYTES).map(drop).map_err(expected)
 }
 
 /// A line of a file of probes.

@@ -8,7 +8,6 @@ pub mod clock;
 pub mod clock_proof;
 pub mod config;
 pub mod enrolment;
-pub mod example;
 pub mod folder;
 pub mod install;
 pub mod limits;

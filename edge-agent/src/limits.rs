@@ -92,9 +92,6 @@ pub const MAX_EXAMPLES: u64 = 100_000;
 /// Longest example, in bytes: longer than any context that is trained on.
 pub const MAX_EXAMPLE_BYTES: usize = 64 * 1024;
 
-/// Most messages in one example or one chat request.
-pub const MAX_MESSAGES: usize = 256;
-
 /// Most examples on one page of a listing.
 pub const MAX_PAGE: usize = 1000;
 

@@ -1,10 +1,11 @@
 //! How well a model does on a set of examples: the loss over what counts, and exact answers by greedy decoding.
 
 use fieldfare_lm::engine::{Engine, GenerationOptions, Loss, RunError, Sampling};
+use fieldfare_lm::example::Rendered;
 use fieldfare_lm::tokenizer::{ControlTokens, TemplateError};
 
 use crate::compute::{Stop, Stopped};
-use crate::examples::{Example, ExampleSet};
+use crate::examples::ExampleSet;
 
 /// The result of one evaluation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -74,16 +75,15 @@ pub fn measure(engine: &Engine, set: &ExampleSet, stop: &Stop) -> Result<Measure
             example: index + 1,
             source,
         };
-        let Some((prompt, answer)) = example.question(engine).map_err(template)? else {
-            if let Example::Text(text) = example {
-                measured.loss += engine.text_loss(text).map_err(run)?;
+        match example.rendered(engine.template()).map_err(template)? {
+            Rendered::Text(text) => measured.loss += engine.text_loss(text).map_err(run)?,
+            Rendered::Completion { prompt, completion } => {
+                let assessed = engine.assess(&prompt, completion).map_err(run)?;
+                measured.loss += assessed.loss;
+                measured.questions += 1;
+                measured.exact += u32::from(assessed.exact);
             }
-            continue;
-        };
-        let assessed = engine.assess(&prompt, answer).map_err(run)?;
-        measured.loss += assessed.loss;
-        measured.questions += 1;
-        measured.exact += u32::from(assessed.exact);
+        }
     }
     if measured.loss.tokens == 0 {
         return Err(EvaluationError::NoTokens);

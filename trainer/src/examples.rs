@@ -1,33 +1,11 @@
-//! Examples in the formats that people already have, and sets of them to evaluate on.
+//! Sets of examples to evaluate on.
 
 use std::collections::BTreeMap;
 
-use fieldfare_lm::engine::Engine;
-use fieldfare_lm::tokenizer::{ChatMessage, TemplateError};
-use serde_json::{Map, Value};
+use fieldfare_lm::example::Example;
 
-use crate::limits::{EXAMPLE_BYTES_MAX, EXAMPLES_MAX, MESSAGES_MAX};
-
-/// One example.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Example {
-    /// A conversation, and what the assistant should say next.
-    Conversation {
-        /// What was said before.
-        before: Vec<ChatMessage>,
-        /// What should be said.
-        answer: String,
-    },
-    /// A prompt and what should follow it.
-    Completion {
-        /// What comes before.
-        prompt: String,
-        /// What should follow.
-        completion: String,
-    },
-    /// Text as such: all of it counts.
-    Text(String),
-}
+use crate::failure::chain;
+use crate::limits::{EXAMPLE_BYTES_MAX, EXAMPLES_MAX};
 
 /// Why a text is no set of examples.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,90 +27,6 @@ pub enum ExamplesError {
         /// What is wrong.
         problem: String,
     },
-}
-
-fn text(object: &Map<String, Value>, field: &str) -> Result<String, String> {
-    match object.get(field) {
-        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
-        Some(Value::String(_)) => Err(format!("field `{field}` is empty")),
-        Some(_) => Err(format!("field `{field}` is not a string")),
-        None => Err(format!("field `{field}` is missing")),
-    }
-}
-
-fn conversation(messages: &Value) -> Result<Example, String> {
-    let list = messages.as_array().ok_or("field `messages` is not a list")?;
-    if !(2..=MESSAGES_MAX).contains(&list.len()) {
-        return Err(format!(
-            "field `messages` has {} messages, expected 2 to {MESSAGES_MAX}",
-            list.len()
-        ));
-    }
-    let message = |(index, value): (usize, &Value)| {
-        let object = value
-            .as_object()
-            .ok_or_else(|| format!("messages[{index}] is not an object"))?;
-        let part = |field| text(object, field).map_err(|problem| format!("messages[{index}]: {problem}"));
-        Ok::<_, String>(ChatMessage {
-            role: part("role")?,
-            content: part("content")?,
-        })
-    };
-    let mut before = list.iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
-    match before.pop() {
-        Some(last) if last.role == "assistant" => Ok(Example::Conversation {
-            before,
-            answer: last.content,
-        }),
-        _ => Err("field `messages` does not end with a message of role \"assistant\"".to_owned()),
-    }
-}
-
-impl Example {
-    /// Reads one line.
-    fn parse(line: &str) -> Result<Self, String> {
-        if line.len() > EXAMPLE_BYTES_MAX {
-            return Err(format!(
-                "it has {} bytes, more than the limit of {EXAMPLE_BYTES_MAX}",
-                line.len()
-            ));
-        }
-        let value: Value = serde_json::from_str(line).map_err(|error| format!("it is not JSON: {error}"))?;
-        let object = value.as_object().ok_or("it is not an object")?;
-        if let Some(messages) = object.get("messages") {
-            conversation(messages)
-        } else if object.contains_key("prompt") || object.contains_key("completion") {
-            Ok(Self::Completion {
-                prompt: text(object, "prompt")?,
-                completion: text(object, "completion")?,
-            })
-        } else if object.contains_key("text") {
-            Ok(Self::Text(text(object, "text")?))
-        } else {
-            Err("expected {\"messages\": [...]}, {\"prompt\": ..., \"completion\": ...} or {\"text\": ...}".to_owned())
-        }
-    }
-
-    /// The prompt as the model sees it and what should follow; nothing for plain text.
-    ///
-    /// # Errors
-    /// The model's chat template refuses the conversation.
-    pub fn question(&self, engine: &Engine) -> Result<Option<(String, &str)>, TemplateError> {
-        Ok(match self {
-            Self::Text(_) => None,
-            Self::Completion { prompt, completion } => Some((prompt.clone(), completion.as_str())),
-            Self::Conversation { before, answer } => Some((engine.template().render(before)?, answer.as_str())),
-        })
-    }
-
-    /// What should be answered; nothing for plain text.
-    pub fn answer(&self) -> Option<&str> {
-        match self {
-            Self::Text(_) => None,
-            Self::Completion { completion, .. } => Some(completion),
-            Self::Conversation { answer, .. } => Some(answer),
-        }
-    }
 }
 
 /// Reads JSON lines; empty lines are passed over.
@@ -166,7 +60,9 @@ impl ExampleSet {
     /// [`ExamplesError`] names the line.
     pub fn parse(bytes: &[u8]) -> Result<Self, ExamplesError> {
         Ok(Self {
-            examples: lines(bytes, Example::parse)?,
+            examples: lines(bytes, |line| {
+                Example::from_line(line, EXAMPLE_BYTES_MAX).map_err(|error| chain(&error))
+            })?,
         })
     }
 
@@ -216,19 +112,10 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_example_is_named_with_what_is_wrong() {
+        let long = format!("{{\"text\": \"{}\"}}", "x".repeat(EXAMPLE_BYTES_MAX + 1));
         for (line, problem) in [
-            ("{", "not JSON"),
-            ("[]", "not an object"),
-            ("{\"prompt\": \"a\"}", "`completion` is missing"),
-            ("{\"prompt\": \"a\", \"completion\": \"\"}", "`completion` is empty"),
             ("{\"text\": 1}", "`text` is not a string"),
-            ("{\"other\": 1}", "expected {\"messages\""),
-            ("{\"messages\": []}", "has 0 messages"),
-            (
-                "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"user\", \"content\": \"b\"}]}",
-                "does not end",
-            ),
-            ("{\"messages\": [1, 2]}", "messages[0] is not an object"),
+            (&*long, "the limit is 1048576"),
         ] {
             let text = format!("{{\"text\": \"fine\"}}\n{line}\n");
             let error = ExampleSet::parse(text.as_bytes()).unwrap_err().to_string();

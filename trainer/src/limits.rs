@@ -48,9 +48,6 @@ pub const EXAMPLES_MAX: usize = 100_000;
 /// Longest single example, in bytes: the most text that the tokenizer takes, with room for its JSON.
 pub const EXAMPLE_BYTES_MAX: usize = 1 << 20;
 
-/// Most messages of one conversation.
-pub const MESSAGES_MAX: usize = 256;
-
 /// Context that a variant's figures assume, in tokens, where the model has more: what a prompt and an answer of the
 /// OpenAI-compatible endpoint take on a device with little memory.
 pub const FIGURE_CONTEXT_TOKENS: usize = 2048;

@@ -5,106 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use fieldfare_fleet::DeploymentName;
-use serde_json::Value;
+use fieldfare_lm::example::Example;
 
 use crate::exit::Advice;
-use crate::limits::{MAX_DEVICES, MAX_EVALUATION_EXAMPLES, MAX_TEXT_BYTES, MIN_EXAMPLES};
-
-/// One example, as it was written.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Example {
-    /// A conversation whose last message is what the assistant should say.
-    Messages(Vec<Message>),
-    /// A prompt and what should follow it.
-    Completion {
-        /// What comes before.
-        prompt: String,
-        /// What should follow.
-        completion: String,
-    },
-    /// Text as such.
-    Text(String),
-}
-
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl Example {
-    /// Reads one example from a line.
-    ///
-    /// # Errors
-    /// The sentence names the field.
-    pub fn from_line(line: &str) -> Result<Self, String> {
-        let value: Value = serde_json::from_str(line).map_err(|error| format!("it is not JSON: {error}"))?;
-        if let Some(messages) = value.get("messages") {
-            return Self::conversation(messages);
-        }
-        if value.get("prompt").is_some() || value.get("completion").is_some() {
-            let (prompt, completion) = (text(&value, "prompt")?, text(&value, "completion")?);
-            return Ok(Self::Completion { prompt, completion });
-        }
-        if value.get("text").is_some() {
-            return Ok(Self::Text(text(&value, "text")?));
-        }
-        Err("expected {\"messages\": [...]}, {\"prompt\": ..., \"completion\": ...} or {\"text\": ...}".to_owned())
-    }
-
-    fn conversation(messages: &Value) -> Result<Self, String> {
-        let list = messages.as_array().ok_or("field `messages` is not a list")?;
-        let message = |value| {
-            Ok(Message {
-                role: text(value, "role")?,
-                content: text(value, "content")?,
-            })
-        };
-        let messages: Vec<Message> = list.iter().map(message).collect::<Result<_, String>>()?;
-        match messages.as_slice() {
-            [_, .., last] if last.role == "assistant" => Ok(Self::Messages(messages)),
-            _ => Err("field `messages` is not at least two messages, the last of role \"assistant\"".to_owned()),
-        }
-    }
-
-    /// The example as JSON.
-    pub fn to_json(&self) -> Value {
-        match self {
-            Self::Messages(messages) => {
-                let list = messages
-                    .iter()
-                    .map(|m| serde_json::json!({"role": m.role, "content": m.content}));
-                serde_json::json!({"messages": list.collect::<Vec<_>>()})
-            }
-            Self::Completion { prompt, completion } => serde_json::json!({"prompt": prompt, "completion": completion}),
-            Self::Text(text) => serde_json::json!({"text": text}),
-        }
-    }
-
-    /// Whether there is an answer that can be right or wrong.
-    pub const fn has_answer(&self) -> bool {
-        !matches!(self, Self::Text(_))
-    }
-}
-
-fn text(value: &Value, field: &str) -> Result<String, String> {
-    match value.get(field) {
-        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
-        Some(Value::String(_)) => Err(format!("field `{field}` is empty")),
-        Some(_) => Err(format!("field `{field}` is not a string")),
-        None => Err(format!("field `{field}` is missing")),
-    }
-}
+use crate::limits::{MAX_DEVICES, MAX_EVALUATION_EXAMPLES, MAX_EXAMPLE_BYTES, MAX_TEXT_BYTES, MIN_EXAMPLES};
 
 /// Examples as JSON lines.
 pub fn to_lines(examples: &[Example]) -> String {
-    examples
-        .iter()
-        .map(|example| example.to_json().to_string() + "\n")
-        .collect()
+    examples.iter().map(|example| format!("{example}\n")).collect()
 }
 
 /// Reads examples from JSON lines; empty lines are passed over.
@@ -125,7 +33,8 @@ pub fn read(path: &Path) -> Result<Vec<Example>> {
     let lines = content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
-            Example::from_line(line).map_err(|problem| anyhow!("{} line {}: {problem}", path.display(), index + 1))
+            Example::from_line(line, MAX_EXAMPLE_BYTES)
+                .map_err(|problem| anyhow!("{} line {}: {problem}", path.display(), index + 1))
         })
         .collect()
 }
@@ -253,7 +162,11 @@ mod tests {
     use super::*;
 
     fn lines(count: usize) -> Vec<Example> {
-        (0..count).map(|index| Example::Text(format!("text {index}"))).collect()
+        (0..count)
+            .map(|index| Example::Text {
+                text: format!("text {index}"),
+            })
+            .collect()
     }
 
     #[test]
@@ -277,8 +190,11 @@ mod tests {
             r#"{"messages":[{"content":"a","role":"user"},{"content":"b","role":"assistant"}]}"#,
         ];
         for line in cases {
-            let example = Example::from_line(line).unwrap();
-            assert_eq!(Example::from_line(&example.to_json().to_string()).unwrap(), example);
+            let example = Example::from_line(line, MAX_EXAMPLE_BYTES).unwrap();
+            assert_eq!(
+                Example::from_line(&example.to_string(), MAX_EXAMPLE_BYTES).unwrap(),
+                example
+            );
         }
     }
 

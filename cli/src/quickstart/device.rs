@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use fieldfare_lm::example::Example;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::data::{self, Example};
+use super::data;
 use super::report::Answer;
-
 use crate::limits::{DEVICE_REQUEST_TIMEOUT, EXAMPLES_PER_REQUEST};
 
 /// Most tokens of the answer that is shown.
@@ -196,7 +196,7 @@ impl Question {
     pub fn of(example: &Example) -> Self {
         match example {
             Example::Completion { prompt, .. } => Self::Text(prompt.clone()),
-            Example::Messages(messages) => {
+            Example::Messages { messages } => {
                 let before = &messages[..messages.len().saturating_sub(1)];
                 Self::Conversation(
                     before
@@ -205,7 +205,7 @@ impl Question {
                         .collect(),
                 )
             }
-            Example::Text(text) => {
+            Example::Text { text } => {
                 let words: Vec<&str> = text.split_whitespace().collect();
                 Self::Text(words[..words.len().div_ceil(2)].join(" "))
             }
@@ -226,12 +226,13 @@ impl Question {
 
 #[cfg(test)]
 mod tests {
+    use fieldfare_lm::tokenizer::ChatMessage;
+
     use super::*;
-    use crate::quickstart::data::Message;
 
     #[test]
     fn a_question_is_what_comes_before_the_answer() {
-        let message = |role: &str, content: &str| Message {
+        let message = |role: &str, content: &str| ChatMessage {
             role: role.to_owned(),
             content: content.to_owned(),
         };
@@ -240,14 +241,14 @@ mod tests {
             completion: "b".to_owned(),
         };
         assert_eq!(Question::of(&completion), Question::Text("a".to_owned()));
-        let chat = Example::Messages(vec![
-            message("system", "s"),
-            message("user", "q"),
-            message("assistant", "r"),
-        ]);
+        let chat = Example::Messages {
+            messages: vec![message("system", "s"), message("user", "q"), message("assistant", "r")],
+        };
         assert_eq!(Question::of(&chat).shown(), "q");
         assert_eq!(
-            Question::of(&Example::Text("one two three".to_owned())),
+            Question::of(&Example::Text {
+                text: "one two three".to_owned()
+            }),
             Question::Text("one two".to_owned())
         );
     }

@@ -104,7 +104,7 @@ impl Quickstart {
         };
         let started = job::start(session, &start).await?;
         let ended = job::follow_with(session, &started.name, |line| self.narrator.say(line)).await?;
-        let answers = data.evaluation.iter().any(super::data::Example::has_answer);
+        let answers = data.evaluation.iter().any(|example| example.answer().is_some());
         self.report.rounds = ended.rounds.iter().map(|summary| round(summary, answers)).collect();
         self.report.evaluations = ended.evaluations.iter().cloned().map(Into::into).collect();
         if !self.report.evaluations.is_empty() {

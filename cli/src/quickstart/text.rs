@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use fieldfare_lm::example::Example;
 use fieldfare_release::ModelName;
 
 use super::Quickstart;
-use super::data::{self, Example, RunData};
+use super::data::{self, RunData};
 use super::processes::Program;
 use crate::exit::Advice;
 use crate::limits::MAX_PROBES;
@@ -152,7 +153,9 @@ mod tests {
         };
         assert_eq!(probes(&[example]), "{\"prompt\":\"p\"}\n");
         assert_eq!(
-            probes(&vec![Example::Text("a b".to_owned()); 20]).lines().count(),
+            probes(&vec![Example::Text { text: "a b".to_owned() }; 20])
+                .lines()
+                .count(),
             MAX_PROBES
         );
     }

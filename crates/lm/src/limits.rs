@@ -84,3 +84,6 @@ const _: () = assert!(
         .checked_mul(MAX_WIDTH + MAX_CONTEXT)
         .is_some()
 );
+
+/// Messages in one conversation.
+pub const MAX_MESSAGES: usize = 256;

@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ApiState;
-use crate::example::Example;
-use crate::limits::{MAX_EXAMPLES, MAX_EXAMPLES_PER_REQUEST, MAX_PAGE};
+use crate::limits::{MAX_EXAMPLE_BYTES, MAX_EXAMPLES, MAX_EXAMPLES_PER_REQUEST, MAX_PAGE};
 use crate::openai::{self, ApiError, Code};
 use crate::private::{PrivateStore, StoreError};
 use crate::process;
+use fieldfare_lm::example::Example;
 
 type Answer = Result<Response, ApiError>;
 type Body = Result<String, StringRejection>;
@@ -39,8 +39,8 @@ async fn on_store<T: Send + 'static>(
 
 fn examples(body: Body) -> Result<Vec<Example>, ApiError> {
     let body = body.map_err(|rejection| ApiError::body(&rejection))?;
-    let examples =
-        Example::from_body(&body).map_err(|error| ApiError::new(Code::InvalidRequest, process::chain(&error)))?;
+    let examples = Example::from_body(&body, MAX_EXAMPLE_BYTES)
+        .map_err(|error| ApiError::new(Code::InvalidRequest, process::chain(&error)))?;
     match examples.len() {
         0 => Err(ApiError::new(Code::InvalidRequest, "the body has no example")),
         found if found > MAX_EXAMPLES_PER_REQUEST => {

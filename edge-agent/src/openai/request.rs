@@ -4,10 +4,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::error::{ApiError, Code};
-use crate::example::Message;
-use crate::limits::{DEFAULT_MAX_TOKENS, MAX_MESSAGES, MAX_STOP_STRINGS};
+use crate::limits::{DEFAULT_MAX_TOKENS, MAX_STOP_STRINGS};
 use crate::serving::Served;
 use crate::serving::protocol::{Options, Prompt};
+use fieldfare_lm::limits::MAX_MESSAGES;
+use fieldfare_lm::tokenizer::ChatMessage;
 
 /// Which endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +193,7 @@ fn prompt(body: &Map<String, Value>) -> Result<String, ApiError> {
     }
 }
 
-fn messages(body: &Map<String, Value>) -> Result<Vec<Message>, ApiError> {
+fn messages(body: &Map<String, Value>) -> Result<Vec<ChatMessage>, ApiError> {
     let missing = || ApiError::field("messages", "`messages` is missing or not a list");
     let list = body.get("messages").and_then(Value::as_array).ok_or_else(missing)?;
     if list.is_empty() || list.len() > MAX_MESSAGES {
@@ -207,7 +208,7 @@ fn messages(body: &Map<String, Value>) -> Result<Vec<Message>, ApiError> {
         .collect()
 }
 
-fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
+fn message(index: usize, value: &Value) -> Result<ChatMessage, ApiError> {
     let wrong = |field: &str, problem: &str| {
         let param = format!("messages[{index}].{field}");
         ApiError::field(&param, format!("`{param}` {problem}"))
@@ -232,7 +233,7 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
         _ => return Err(wrong("content", "is missing or not text")),
     };
     let role = if role == "developer" { "system" } else { role };
-    Ok(Message {
+    Ok(ChatMessage {
         role: role.to_owned(),
         content,
     })
@@ -251,7 +252,7 @@ mod tests {
             "max_tokens": 7, "temperature": 0, "seed": -1, "stop": "x", "stream": true,
             "stream_options": {"include_usage": true}, "user": "somebody", "n": 1, "tools": []}"#;
         let request = parse(body, Kind::Chat, 5).unwrap();
-        let message = |role: &str, content: &str| Message {
+        let message = |role: &str, content: &str| ChatMessage {
             role: role.into(),
             content: content.into(),
         };

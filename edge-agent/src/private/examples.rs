@@ -4,8 +4,8 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 
 use super::store::{EXAMPLES, META, PrivateStore, StoreError};
-use crate::example::Example;
 use crate::limits::MAX_EXAMPLES;
+use fieldfare_lm::example::Example;
 
 /// An example with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use fieldfare_lm::config::DecoderConfig;
 use fieldfare_lm::engine::Mapping;
 use fieldfare_lm::gguf::Gguf;
 use fieldfare_lm::quantize::{Precision, quantize};
-use fieldfare_lm::tokenizer::{ChatMessage, ChatTemplate, TokenizedExample, Tokenizer};
+use fieldfare_lm::tokenizer::{ChatTemplate, TokenizedExample, Tokenizer};
 use fieldfare_lm::train::memory::PhysicalBatch;
 use fieldfare_lm::train::{
     AdamConfig, DecoderWeights, FrozenDecoder, GradientMechanism, LocalRound, LocalRoundConfig, LoraDecoder,
@@ -27,11 +27,10 @@ use fieldfare_privacy::{
 use serde::{Deserialize, Serialize};
 
 use super::plan::Training;
-use crate::example::Example;
 use crate::limits::MAX_ORDER_BYTES;
 use crate::private::StoredExample;
-use crate::serving::evaluate::{Parts, parts};
 use crate::{clock, process};
+use fieldfare_lm::example::{Example, Rendered};
 
 /// What the training process is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -207,10 +206,9 @@ impl Base {
     }
 
     fn tokenize(&self, example: &Example) -> Result<TokenizedExample, String> {
-        let render = |messages: &[ChatMessage]| self.template.render(messages).map_err(text);
-        let tokenized = match parts(example, render)? {
-            Parts::Text(plain) => self.tokenizer.plain_text(&plain),
-            Parts::Completion { prompt, completion } => self.tokenizer.example(&prompt, &completion),
+        let tokenized = match example.rendered(&self.template).map_err(text)? {
+            Rendered::Text(plain) => self.tokenizer.plain_text(plain),
+            Rendered::Completion { prompt, completion } => self.tokenizer.example(&prompt, completion),
         };
         tokenized.map_err(text)
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use fieldfare_lm::adapter::peft;
 use fieldfare_lm::engine::{Engine, FinishReason, GenerationOptions, RunError, Sampling, Session, Step};
-use fieldfare_lm::tokenizer::{ChatMessage, ControlTokens};
+use fieldfare_lm::tokenizer::ControlTokens;
 
 use super::evaluate::EvaluationInProgress;
 use super::protocol::{Answer, Blame, Command, Finish, Load, Options, PROTOCOL, Prompt, RequestId, Summary};
@@ -244,8 +244,7 @@ fn begin(engine: &Engine, prompt: &Prompt, options: &Options) -> Result<Session,
             .encode_prompt(text, ControlTokens::AsText)
             .map_err(|e| request(&e))?,
         Prompt::Chat(messages) => {
-            let messages: Vec<ChatMessage> = messages.iter().map(ChatMessage::from).collect();
-            let text = engine.template().render(&messages).map_err(|error| request(&error))?;
+            let text = engine.template().render(messages).map_err(|error| request(&error))?;
             engine
                 .tokenizer()
                 .encode_prompt(&text, ControlTokens::Parse)

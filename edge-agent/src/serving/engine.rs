@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, LinesCodec};
 
 use super::protocol::{Answer, Blame, Command, Evaluation, Load, Options, PROTOCOL, Prompt, RequestId, Summary};
-use crate::example::Example;
 use crate::limits::{
     EXIT_TIMEOUT, LOAD_TIMEOUT, MAX_LINE_BYTES, MAX_SESSIONS, MAX_WAITING, STOP_TIMEOUT, STREAM_QUEUE,
 };
 use crate::process::{Binary, Task};
+use fieldfare_lm::example::Example;
 
 type Lines = FramedRead<ChildStdout, LinesCodec>;
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::example::{Example, Message};
+use fieldfare_lm::example::Example;
+use fieldfare_lm::tokenizer::ChatMessage;
 
 /// Version of this protocol.
 pub const PROTOCOL: u32 = 1;
@@ -64,7 +65,7 @@ pub enum Prompt {
     /// Text as it is.
     Text(String),
     /// A conversation, written by the model's chat template.
-    Chat(Vec<Message>),
+    Chat(Vec<ChatMessage>),
 }
 
 /// How to generate.

@@ -1,8 +1,8 @@
 //! The private store: what is kept, what is paid, and what a killed process leaves.
 
-use fieldfare_agent::example::Example;
 use fieldfare_agent::private::{Budgets, Offered, PayError, PrivateStore, RoundKey};
 use fieldfare_fleet::{Attempt, Digest, JobName, RoundId, RoundNumber};
+use fieldfare_lm::example::Example;
 use fieldfare_privacy::{Budget, DpSgdParameters, Mechanism};
 
 const CONFIGURATION: Digest = Digest::from_bytes([1; 32]);

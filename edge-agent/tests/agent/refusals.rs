@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use fieldfare_agent::clock;
 use fieldfare_agent::config::{Consent, IdlePolicy, Settings};
-use fieldfare_agent::example::{Example, Message};
 use fieldfare_agent::process::Binary;
 use fieldfare_agent::rounds::told;
 use fieldfare_fleet::ByteSize;
+use fieldfare_lm::example::Example;
 use fieldfare_lm::gguf::{Gguf, GgufWriter, TensorSpec, Value};
 use fieldfare_lm::quantize::Precision;
+use fieldfare_lm::tokenizer::ChatMessage;
 use fieldfare_privacy::Budget;
 use fieldfare_proto::v1::invitation_reply::Reply;
 use fieldfare_proto::v1::{InvitationAccepted, RefusalReason, RoundInvitation};
@@ -94,7 +95,7 @@ fn completions(count: u32) -> Vec<Example> {
 
 /// A conversation in which the owner says something private.
 fn confidence() -> Example {
-    let message = |role: &str, content: &str| Message {
+    let message = |role: &str, content: &str| ChatMessage {
         role: role.into(),
         content: content.into(),
     };

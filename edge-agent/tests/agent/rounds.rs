@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use fieldfare_agent::clock;
 use fieldfare_agent::config::Settings;
-use fieldfare_agent::example::Example;
 use fieldfare_agent::install::Shelf;
 use fieldfare_agent::private::PrivateStore;
 use fieldfare_agent::process::Binary;
@@ -12,6 +11,7 @@ use fieldfare_agent::rounds::{Participant, Readiness, RoundsView};
 use fieldfare_agent::serving::Serving;
 use fieldfare_fleet::ByteSize;
 use fieldfare_lm::config::DecoderConfig;
+use fieldfare_lm::example::Example;
 use fieldfare_lm::gguf::Gguf;
 use fieldfare_lm::quantize::Precision;
 use fieldfare_lm::train::LoraSpec;

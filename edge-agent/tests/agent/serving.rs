@@ -1,8 +1,8 @@
 //! The serving process: the real binary with a real model.
 
-use fieldfare_agent::example::Example;
 use fieldfare_agent::serving::protocol::{Blame, Finish, Load, Options, Prompt};
 use fieldfare_agent::serving::{Engine, Piece, RequestError, StartError};
+use fieldfare_lm::example::Example;
 
 use crate::{binary, script, stories};
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fieldfare_agent::example::Example;
 use fieldfare_agent::private::StoredExample;
 use fieldfare_agent::rounds::{Order, Training, TrainingError, train};
+use fieldfare_lm::example::Example;
 use fieldfare_lm::train::LoraSpec;
 use fieldfare_privacy::{DpSgdParameters, RingCodec, RingParameters};
 

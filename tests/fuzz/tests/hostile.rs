@@ -70,5 +70,6 @@ attacks! {
     a_manifest_is_read_or_refused: "manifest",
     messages_are_converted_or_refused: "messages",
     a_contribution_is_decoded_or_refused: "contribution",
+    examples_are_read_or_refused: "examples",
     an_audit_log_is_judged: "audit",
 }

@@ -1,6 +1,7 @@
 //! Probe prompts: what a device asks a release before it switches to it.
 
 use fieldfare_lm::engine::Engine;
+use fieldfare_lm::example::Rendered;
 use fieldfare_lm::tokenizer::ChatMessage;
 use fieldfare_release::limits::{MAX_PROBE_TEXT_BYTES, MAX_PROBE_TOKENS, MAX_PROBES};
 use fieldfare_release::manifest::Probe;
@@ -66,12 +67,13 @@ impl Question {
 fn derived(evaluation: &ExampleSet, engine: &Engine) -> Result<Vec<Question>, String> {
     let mut questions = Vec::new();
     for example in evaluation.examples() {
-        let Some((prompt, _)) = example.question(engine).map_err(|error| chain(&error))? else {
+        let rendered = example.rendered(engine.template()).map_err(|error| chain(&error))?;
+        let Rendered::Completion { prompt, .. } = rendered else {
             continue;
         };
         if prompt.len() <= MAX_PROBE_TEXT_BYTES && questions.len() < PROBES_DERIVED {
             questions.push(Question {
-                prompt: Some(prompt),
+                prompt: Some(prompt.into_owned()),
                 messages: Vec::new(),
                 expected: None,
                 max_tokens: None,

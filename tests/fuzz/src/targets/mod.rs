@@ -3,6 +3,7 @@
 mod adapter;
 mod audit;
 mod contribution;
+mod examples;
 pub(crate) mod gguf;
 pub(crate) mod manifest;
 mod messages;
@@ -21,6 +22,7 @@ pub const TARGETS: &[Target] = &[
     manifest::TARGET,
     messages::TARGET,
     contribution::TARGET,
+    examples::TARGET,
     audit::TARGET,
 ];
 

@@ -1,12 +1,13 @@
-//! Examples in the formats that people already have.
+//! Examples in the formats that people already have: conversations, prompts with completions, and plain text, as JSON lines.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use fieldfare_lm::tokenizer::ChatMessage;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::limits::{MAX_EXAMPLE_BYTES, MAX_MESSAGES};
+use crate::limits::MAX_MESSAGES;
+use crate::tokenizer::{ChatMessage, ChatTemplate, TemplateError};
 
 /// One example: something said, and what should be said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ pub enum Example {
     /// A conversation whose last message is what the assistant should say.
     Messages {
         /// At least two, the last by the assistant.
-        messages: Vec<Message>,
+        messages: Vec<ChatMessage>,
     },
     /// A prompt and what should follow it.
     Completion {
@@ -31,23 +32,18 @@ pub enum Example {
     },
 }
 
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl From<&Message> for ChatMessage {
-    fn from(message: &Message) -> Self {
-        Self {
-            role: message.role.clone(),
-            content: message.content.clone(),
-        }
-    }
+/// An example as a model sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rendered<'a> {
+    /// A prompt and what should follow it.
+    Completion {
+        /// What comes before.
+        prompt: Cow<'a, str>,
+        /// What should follow.
+        completion: &'a str,
+    },
+    /// Text as such.
+    Text(&'a str),
 }
 
 /// Why something is no example.
@@ -56,11 +52,13 @@ pub enum ExampleError {
     /// It is no JSON.
     #[error("it is not JSON: {0}")]
     Json(String),
-    /// It is longer than any example.
-    #[error("it has {found} bytes, and the limit is {MAX_EXAMPLE_BYTES}")]
+    /// It is longer than whoever reads it takes.
+    #[error("it has {found} bytes, and the limit is {limit}")]
     TooLong {
-        /// Its length.
+        /// Bytes of its texts.
         found: usize,
+        /// Most bytes.
+        limit: usize,
     },
     /// It has none of the known forms.
     #[error(
@@ -104,7 +102,7 @@ fn text(object: &Map<String, Value>, field: &str) -> Result<String, ExampleError
     }
 }
 
-fn messages(value: &Value) -> Result<Vec<Message>, ExampleError> {
+fn messages(value: &Value) -> Result<Vec<ChatMessage>, ExampleError> {
     let wrong = |field: &str, problem| ExampleError::Field {
         field: field.to_owned(),
         problem,
@@ -124,12 +122,12 @@ fn messages(value: &Value) -> Result<Vec<Message>, ExampleError> {
         let object = value
             .as_object()
             .ok_or_else(|| wrong(&format!("messages[{index}]"), "is not an object"))?;
-        Ok(Message {
+        Ok(ChatMessage {
             role: text(object, "role").map_err(inside)?,
             content: text(object, "content").map_err(inside)?,
         })
     };
-    let list: Vec<Message> = list.iter().enumerate().map(message).collect::<Result<_, _>>()?;
+    let list: Vec<ChatMessage> = list.iter().enumerate().map(message).collect::<Result<_, _>>()?;
     match list.last() {
         Some(last) if last.role == "assistant" => Ok(list),
         _ => Err(wrong("messages", "does not end with a message of role \"assistant\"")),
@@ -137,11 +135,11 @@ fn messages(value: &Value) -> Result<Vec<Message>, ExampleError> {
 }
 
 impl Example {
-    /// Reads one example from a JSON value.
+    /// Reads one example from a JSON value. Its texts may have `limit` bytes together. Fields beside those of its form are passed over.
     ///
     /// # Errors
     /// [`ExampleError`] names the field.
-    pub fn from_value(value: &Value) -> Result<Self, ExampleError> {
+    pub fn from_value(value: &Value, limit: usize) -> Result<Self, ExampleError> {
         let form = |found: &str| ExampleError::Form {
             found: found.to_owned(),
         };
@@ -164,10 +162,40 @@ impl Example {
             return Err(form(&format!("an object with the fields {keys:?}")));
         };
         let found = example.bytes();
-        if found > MAX_EXAMPLE_BYTES {
-            Err(ExampleError::TooLong { found })
+        if found > limit {
+            Err(ExampleError::TooLong { found, limit })
         } else {
             Ok(example)
+        }
+    }
+
+    /// The example as a model with this chat template sees it.
+    ///
+    /// # Errors
+    /// The template refuses the conversation.
+    pub fn rendered(&self, template: &ChatTemplate) -> Result<Rendered<'_>, TemplateError> {
+        Ok(match self {
+            Self::Messages { messages } => {
+                let (before, last) = messages.split_at(messages.len().saturating_sub(1));
+                Rendered::Completion {
+                    prompt: template.render(before)?.into(),
+                    completion: last.first().map_or("", |message| &message.content),
+                }
+            }
+            Self::Completion { prompt, completion } => Rendered::Completion {
+                prompt: prompt.into(),
+                completion,
+            },
+            Self::Text { text } => Rendered::Text(text),
+        })
+    }
+
+    /// What should be said; nothing for plain text.
+    pub fn answer(&self) -> Option<&str> {
+        match self {
+            Self::Messages { messages } => messages.last().map(|message| message.content.as_str()),
+            Self::Completion { completion, .. } => Some(completion),
+            Self::Text { .. } => None,
         }
     }
 
@@ -180,20 +208,26 @@ impl Example {
         }
     }
 
+    /// Reads one example from a line of JSON, whose texts may have `limit` bytes together.
+    ///
+    /// # Errors
+    /// [`ExampleError`] names the field.
+    pub fn from_line(line: &str, limit: usize) -> Result<Self, ExampleError> {
+        let value: Value = serde_json::from_str(line).map_err(|error| ExampleError::Json(error.to_string()))?;
+        Self::from_value(&value, limit)
+    }
+
     /// Reads examples from JSON lines; empty lines are passed over.
     ///
     /// # Errors
     /// The first line that is no example, by its number.
-    pub fn from_lines(body: &str) -> Result<Vec<Self>, LineError> {
+    pub fn from_lines(body: &str, limit: usize) -> Result<Vec<Self>, LineError> {
         let lines = body.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let parse = |(index, line): (usize, &str)| {
-            let value = serde_json::from_str(line).map_err(|error| ExampleError::Json(error.to_string()));
-            value
-                .and_then(|value: Value| Self::from_value(&value))
-                .map_err(|source| LineError {
-                    line: index + 1,
-                    source,
-                })
+            Self::from_line(line, limit).map_err(|source| LineError {
+                line: index + 1,
+                source,
+            })
         };
         lines.map(parse).collect()
     }
@@ -202,21 +236,21 @@ impl Example {
     ///
     /// # Errors
     /// The first one that is no example: by its line, or its place in the list counted from 1.
-    pub fn from_body(body: &str) -> Result<Vec<Self>, LineError> {
+    pub fn from_body(body: &str, limit: usize) -> Result<Vec<Self>, LineError> {
         match serde_json::from_str::<Value>(body) {
             Ok(Value::Array(list)) => {
                 let parse = |(index, value): (usize, &Value)| {
-                    Self::from_value(value).map_err(|source| LineError {
+                    Self::from_value(value, limit).map_err(|source| LineError {
                         line: index + 1,
                         source,
                     })
                 };
                 list.iter().enumerate().map(parse).collect()
             }
-            Ok(value) => Self::from_value(&value)
+            Ok(value) => Self::from_value(&value, limit)
                 .map(|example| vec![example])
                 .map_err(|source| LineError { line: 1, source }),
-            Err(_) => Self::from_lines(body),
+            Err(_) => Self::from_lines(body, limit),
         }
     }
 }
@@ -245,6 +279,8 @@ mod tests {
 
     use super::*;
 
+    const LIMIT: usize = 1_000;
+
     fn completion(prompt: &str, completion: &str) -> Example {
         Example::Completion {
             prompt: prompt.into(),
@@ -261,14 +297,17 @@ mod tests {
             "\n",
             r#"{"messages": [{"role": "user", "content": "d"}, {"role": "assistant", "content": "e"}]}"#
         );
-        let examples = Example::from_body(lines).unwrap();
+        let examples = Example::from_body(lines, LIMIT).unwrap();
         assert_eq!(examples.len(), 3);
         assert_eq!(examples[0], completion("a", "b"));
         assert_eq!(
-            Example::from_body(&serde_json::to_string(&examples).unwrap()).unwrap(),
+            Example::from_body(&serde_json::to_string(&examples).unwrap(), LIMIT).unwrap(),
             examples
         );
-        assert_eq!(Example::from_body(&examples[2].to_string()).unwrap(), examples[2..]);
+        assert_eq!(
+            Example::from_body(&examples[2].to_string(), LIMIT).unwrap(),
+            examples[2..]
+        );
     }
 
     #[test]
@@ -293,27 +332,31 @@ mod tests {
             ),
         ];
         for (bad, expected) in cases {
-            let error = Example::from_body(&format!("{good}\n{bad}\n{good}")).unwrap_err();
+            let error = Example::from_body(&format!("{good}\n{bad}\n{good}"), LIMIT).unwrap_err();
             assert_eq!(error.line, 2, "{bad}");
             assert!(error.to_string().contains(expected), "{error}: no {expected:?}");
         }
-        let long = format!("{{\"text\": \"{}\"}}", "x".repeat(MAX_EXAMPLE_BYTES + 1));
-        assert!(matches!(
-            Example::from_body(&long).unwrap_err().source,
-            ExampleError::TooLong { .. }
-        ));
+        let of = |bytes| format!("{{\"text\": \"{}\"}}", "x".repeat(bytes));
+        Example::from_body(&of(LIMIT), LIMIT).unwrap();
+        assert_eq!(
+            Example::from_body(&of(LIMIT + 1), LIMIT).unwrap_err().source,
+            ExampleError::TooLong {
+                found: LIMIT + 1,
+                limit: LIMIT
+            }
+        );
     }
 
     proptest! {
         #[test]
         fn any_body_is_read_or_refused_without_a_panic(body in "\\PC{0,200}") {
-            let _ = Example::from_body(&body);
+            let _ = Example::from_body(&body, LIMIT);
         }
 
         #[test]
         fn what_was_read_is_written_and_read_again(prompt in "\\PC{1,40}", answer in "\\PC{1,40}") {
             let example = completion(&prompt, &answer);
-            prop_assert_eq!(Example::from_lines(&example.to_string()).unwrap(), vec![example]);
+            prop_assert_eq!(Example::from_lines(&example.to_string(), LIMIT).unwrap(), vec![example]);
         }
     }
 }
