@@ -379,6 +379,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::stream;
     use tokio::time::{Instant, sleep};
 
