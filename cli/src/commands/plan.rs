@@ -272,7 +272,7 @@ fn read_header(path: &Path, weights: Weights) -> Result<(Gguf, DecoderConfig)> {
     }
     let length = match weights {
         Weights::Must => facts.len(),
-        Weights::May => u64::MAX,
+        Weights::May => fieldfare_lm::limits::MAX_FILE_BYTES,
     };
     let gguf = Gguf::read_header(&mut file, length).with_context(|| format!("{shown} is no usable GGUF file"))?;
     let config = DecoderConfig::from_gguf(&gguf).with_context(|| format!("{shown} holds no usable model"))?;

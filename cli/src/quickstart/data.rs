@@ -202,14 +202,14 @@ mod tests {
     fn a_bad_line_is_named_by_file_line_and_field() {
         let cases = [
             ("{", "it is not JSON"),
-            ("7", "expected {\"messages\""),
+            ("7", "expected an object of the form {\"messages\""),
             (r#"{"prompt": "a"}"#, "`completion` is missing"),
             (r#"{"prompt": "", "completion": "b"}"#, "`prompt` is empty"),
             (r#"{"text": 1}"#, "`text` is not a string"),
             (r#"{"messages": 1}"#, "`messages` is not a list"),
             (
                 r#"{"messages": [{"role": "user", "content": "a"}]}"#,
-                "at least two messages",
+                "fewer than 2 messages",
             ),
             (
                 r#"{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}"#,

@@ -197,7 +197,7 @@ async fn an_import_that_cannot_work_is_refused_before_anything_is_uploaded() {
     home.fails(
         1,
         &import(MODEL_FILE, &other, ""),
-        &["other.jsonl line 1", "expected {\"messages\""],
+        &["other.jsonl line 1", "expected an object of the form {\"messages\""],
     )
     .await;
     let command = import(MODEL_FILE, &evaluation, &format!("--probes {other}"));
