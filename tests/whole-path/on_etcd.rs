@@ -13,7 +13,7 @@ fn a_fleet_on_etcd_gets_a_better_model() {
     let server = EtcdProcess::start();
     let store = format!("etcd:{}", server.url());
     let dir = tempfile::tempdir().expect("a folder");
-    let run = Quickstart::start(dir.path(), &["--store", &store]).finish();
+    let run = Quickstart::start(dir.path(), &["--store", &store, "--rounds", "3"]).finish();
     assert_eq!(run.code(), 0, "{}", run.progress.join("\n"));
     assert_eq!(run.summary["outcome"], "succeeded");
     assert!(
@@ -26,7 +26,7 @@ fn a_fleet_on_etcd_gets_a_better_model() {
         .filter_map(|rollout| rollout["phase"].as_str())
         .collect();
     assert_eq!(phases, ["completed", "completed"]);
-    assert_eq!(run.array("rounds").len(), 5);
+    assert_eq!(run.array("rounds").len(), 3);
     assert_eq!(
         run.survivors(),
         Vec::<&serde_json::Value>::new(),

@@ -6,6 +6,9 @@ use std::path::Path;
 use fieldfare_tests::binaries::fieldfare;
 use fieldfare_tests::quickstart::{Finished, Quickstart};
 
+/// As many rounds as pass every gate where nothing is wrong: the run on etcd shows that.
+const ROUNDS: [&str; 2] = ["--rounds", "3"];
+
 /// The exit code of a refusal by a gate.
 const REFUSED: i32 = 3;
 
@@ -32,7 +35,7 @@ pub(crate) fn assert_refused(run: &Finished) {
 #[test]
 fn a_job_that_drowns_in_noise_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
-    assert_refused(&Quickstart::start(dir.path(), &["--noise-multiplier", "50"]).finish());
+    assert_refused(&Quickstart::start(dir.path(), &["--noise-multiplier", "50", ROUNDS[0], ROUNDS[1]]).finish());
 }
 
 #[test]
@@ -45,7 +48,13 @@ fn completions_permuted_among_the_prompts_are_refused() {
     }
     let data = data.to_str().expect("UTF-8");
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/farm-alert/farm-alert-f16.gguf");
-    assert_refused(&Quickstart::start(&dir.path().join("run"), &["--model", model, "--data", data]).finish());
+    assert_refused(
+        &Quickstart::start(
+            &dir.path().join("run"),
+            &["--model", model, "--data", data, ROUNDS[0], ROUNDS[1]],
+        )
+        .finish(),
+    );
 }
 
 /// The five devices' own examples of the farm-gateway task.
