@@ -144,6 +144,9 @@ fn take_checkpoint(checkpoint: WorkCheckpoint, status: &mut JobStatusRecord) -> 
     match checkpoint.work.as_ref().required("checkpoint.work")? {
         work_checkpoint::Work::Import(_) => status.set_stage(JobStage::Running),
         work_checkpoint::Work::Federated(federated) => {
+            if rounds::reached(federated).is_overtaken(rounds::reached_by(status)) {
+                return Ok(());
+            }
             let stage = match federated.stage() {
                 stage @ (JobStage::Running | JobStage::Evaluating) => stage,
                 JobStage::Unspecified | JobStage::Waiting => JobStage::Running,

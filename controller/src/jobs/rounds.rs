@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use fieldfare_fleet::round::Decline;
-use fieldfare_fleet::round::registry::{self, AcceptedError, Closing, Opened, Opening, Unchanged};
+use fieldfare_fleet::round::registry::{self, AcceptedError, Closing, Opened, Opening, Reached, Unchanged};
 use fieldfare_fleet::{DeviceId, Digest, JobName, RoundId};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
-    AcceptedContribution, AcceptedSet, CloseRoundRequest, DropRecord, FederatedJobSpec, JobRecord, JobStage,
-    OpenRoundRequest, OpenRoundResponse, PrincipalRecord, RoundConfiguration, RoundRecord, job_record, work_checkpoint,
+    AcceptedContribution, AcceptedSet, CloseRoundRequest, DropRecord, FederatedCheckpoint, FederatedJobSpec, JobRecord,
+    JobStage, JobStatusRecord, OpenRoundRequest, OpenRoundResponse, PrincipalRecord, RoundConfiguration, RoundRecord,
+    job_record, work_checkpoint,
 };
 use fieldfare_release::Sha256Digest;
 use prost::Message;
@@ -77,6 +78,26 @@ pub(crate) fn opened(record: &RoundRecord) -> Opened {
         closed: record.closed,
         accepted: (!record.accepted_sha256.is_empty()).then(|| digest_of(&record.accepted_sha256)),
         deadline: timestamp(record.deadline_unix_ms),
+    }
+}
+
+/// How far a checkpoint says that its job is.
+pub(super) fn reached(checkpoint: &FederatedCheckpoint) -> Reached {
+    Reached {
+        committed: checkpoint.committed_round,
+        attempt: checkpoint.attempt,
+    }
+}
+
+/// How far a job is.
+pub(super) fn reached_by(status: &JobStatusRecord) -> Reached {
+    match status
+        .checkpoint
+        .as_ref()
+        .and_then(|checkpoint| checkpoint.work.as_ref())
+    {
+        Some(work_checkpoint::Work::Federated(checkpoint)) => reached(checkpoint),
+        _ => Reached::default(),
     }
 }
 
@@ -281,9 +302,11 @@ pub(super) async fn close(held: &HeldClaim, plane: &ControlPlane, request: Close
         };
         let digest = plane.releases.blobs().put(set.encode_to_vec()).await?;
         fieldfare_crash::point("controller.round.accepted-set-written");
-        let closing = registry::close(&opened(&record), digest_of(digest.as_bytes()));
+        let (told, committed) = (digest_of(digest.as_bytes()), reached_by(&status).committed);
+        let closing = registry::close(&opened(&record), round.round, told, committed);
         let closing = closing.map_err(|unchanged| match unchanged {
             Unchanged::GivenUp => Refusal::Stale(format!("round {round} was given up")),
+            Unchanged::NotNext { .. } => Refusal::Stale(format!("{round}: {unchanged}")),
             Unchanged::OtherAcceptedSet | Unchanged::OtherConfiguration => Refusal::Exists {
                 what: "accepted set of round",
                 name: round.to_string(),

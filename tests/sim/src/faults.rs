@@ -103,9 +103,11 @@ impl Life {
     /// An owner takes examples back, or consent, or gives it again.
     fn change_mind(&mut self) {
         let device = self.someone();
+        let number = self.devices[device].number;
         let private = &mut self.devices[device].disk.private;
         if self.ground.dice.chance(0.5) {
             private.removals += 1;
+            self.ground.checks.takes_back(number);
         } else {
             private.consent = !private.consent;
         }

@@ -68,6 +68,9 @@ struct Link {
 /// How long a connection may be broken before a keep-alive notices it.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// How long a repeated call may be on its way.
+const STALL_MAX: Duration = Duration::from_secs(120);
+
 /// The two ways of a connection.
 const UP: usize = 0;
 const DOWN: usize = 1;
@@ -225,13 +228,15 @@ impl Ground {
         }
     }
 
-    /// When one call arrives, and a repetition of it: each of them may be lost.
+    /// When one call arrives, and a repetition of it: each of them may be lost. A repetition may come long after its answer: it was
+    /// sent on a connection that stalled.
     fn call(&mut self, cut: bool) -> [Option<Timestamp>; 2] {
         let (troubles, quiet) = (self.setting.troubles, self.is_quiet());
         let again = !quiet && troubles.unordered && self.dice.chance(0.05);
-        [true, again].map(|sent| {
+        [(true, Duration::ZERO), (again, STALL_MAX)].map(|(sent, stalls)| {
             let lost = cut || (!quiet && self.dice.chance(troubles.loss));
-            let wait = self.dice.until_next(troubles.latency);
+            let stalled = self.dice.millis(0..=stalls.as_millis() as u64);
+            let wait = self.dice.until_next(troubles.latency).saturating_add(stalled);
             (sent && !lost).then(|| self.now.saturating_add(wait))
         })
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::Decline;
 use crate::rollout::Rank;
-use crate::{DeviceId, Digest, RoundId, Timestamp};
+use crate::{DeviceId, Digest, RoundId, RoundNumber, Timestamp};
 
 /// Picks at most `size` of the eligible devices for an attempt: every device is as likely, and another round or attempt has
 /// another order.
@@ -46,6 +46,24 @@ pub struct Opened {
     pub deadline: Timestamp,
 }
 
+/// How far a job is, as its checkpoint says. What is reached later is greater: a round is committed once, and attempts at the next
+/// one are counted up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reached {
+    /// Rounds that are committed.
+    pub committed: u32,
+    /// The attempt at the next round; 0 before there is one.
+    pub attempt: u32,
+}
+
+impl Reached {
+    /// Whether this is less than what is kept: a checkpoint that was sent again, and comes when the job has gone on. It is
+    /// acknowledged, and changes nothing; a job that went back to it would commit a round twice.
+    pub fn is_overtaken(self, kept: Self) -> bool {
+        self < kept
+    }
+}
+
 /// What opening an attempt comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -75,6 +93,12 @@ pub enum Unchanged {
     /// Another accepted set was committed.
     #[error("another accepted set was committed")]
     OtherAcceptedSet,
+    /// Another attempt at the round was committed, or the one before it is not: each round counts once, in its turn.
+    #[error("the job has {committed} committed rounds: this is not the next one")]
+    NotNext {
+        /// Rounds that are committed.
+        committed: u32,
+    },
     /// The attempt was given up before anything was committed.
     #[error("the attempt was given up")]
     GivenUp,
@@ -93,15 +117,16 @@ pub fn open(known: Option<&Opened>, configuration: Digest) -> Result<Opening, Un
     }
 }
 
-/// What committing the accepted set with this digest comes to.
+/// What committing the accepted set with this digest comes to, for a job with so many committed rounds.
 ///
 /// # Errors
-/// [`Unchanged::OtherAcceptedSet`], [`Unchanged::GivenUp`].
-pub fn close(known: &Opened, accepted: Digest) -> Result<Closing, Unchanged> {
+/// [`Unchanged::OtherAcceptedSet`], [`Unchanged::GivenUp`], [`Unchanged::NotNext`].
+pub fn close(known: &Opened, round: RoundNumber, accepted: Digest, committed: u32) -> Result<Closing, Unchanged> {
     match known.accepted {
-        Some(committed) if committed == accepted => Ok(Closing::Known),
+        Some(before) if before == accepted => Ok(Closing::Known),
         Some(_) => Err(Unchanged::OtherAcceptedSet),
         None if known.closed => Err(Unchanged::GivenUp),
+        None if committed.checked_add(1) != Some(round.0) => Err(Unchanged::NotNext { committed }),
         None => Ok(Closing::Commit),
     }
 }

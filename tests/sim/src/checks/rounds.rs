@@ -3,18 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use fieldfare_fleet::{DeviceId, Digest, RoundId, Timestamp};
+use fieldfare_fleet::{DeviceId, Digest, JobName, RoundId, Timestamp};
 use fieldfare_privacy::{Budget, ChargeRecord, RdpCurve, RingCodec};
 
 use super::Checks;
 use crate::device::Device;
-use crate::round::digest_of;
+use crate::round::{Checkpoint, digest_of};
 use crate::setting::number_of;
 
 const BUDGET: &str = "no device's ledger pays more than its budget";
 const SAME: &str = "a device sends the same bytes for the same job, round and attempt, and has paid for them";
 const SUM: &str = "an aggregate is exactly the sum over the accepted set, in which each device counts once";
-const ONCE: &str = "the accepted set of a round changes once";
+const ONCE: &str = "the accepted set of a round changes once, and one attempt at a round counts";
+const STATE: &str =
+    "what a job has learnt is the sum of its committed rounds, whatever crashes and whatever comes late";
+const TAKEN: &str = "what a device was told was taken is in the aggregate of its attempt";
+const OWNER: &str = "nothing is paid for what the owner has taken back";
 
 /// What is seen of one attempt at a round.
 #[derive(Debug, Default)]
@@ -22,6 +26,15 @@ struct Attempt {
     cohort: BTreeSet<DeviceId>,
     quorum: u32,
     accepted: Option<BTreeMap<DeviceId, Digest>>,
+    /// What devices were told was taken.
+    taken: BTreeMap<DeviceId, Digest>,
+}
+
+/// What the committed rounds of a job come to.
+#[derive(Debug, Default)]
+struct Learnt {
+    rounds: u32,
+    state: Vec<i128>,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +42,10 @@ pub(super) struct Rounds {
     attempts: BTreeMap<RoundId, Attempt>,
     /// Everything that each device has sent for each attempt.
     sent: BTreeMap<(RoundId, u32), Vec<Rc<Vec<u8>>>>,
+    learnt: BTreeMap<JobName, Learnt>,
+    /// How often each owner has taken something back, and how often that was when the device last began to train.
+    taken_back: BTreeMap<u32, u64>,
+    trained_at: BTreeMap<u32, u64>,
     pub(super) committed: u32,
     pub(super) paid: u32,
 }
@@ -82,10 +99,30 @@ impl Checks {
         (attempt.cohort, attempt.quorum) = (cohort.clone(), quorum);
     }
 
+    /// The owner of a device takes examples back.
+    pub(crate) fn takes_back(&mut self, device: u32) {
+        *self.rounds.taken_back.entry(device).or_default() += 1;
+    }
+
+    /// A device begins to train.
+    pub(crate) fn trains(&mut self, device: u32) {
+        let taken_back = self.rounds.taken_back.get(&device).copied().unwrap_or_default();
+        self.rounds.trained_at.insert(device, taken_back);
+    }
+
     /// A device has paid: its whole ledger is looked at.
     pub(crate) fn pays(&mut self, device: &Device, now: Timestamp) {
         self.rounds.paid += 1;
         let private = &device.disk.private;
+        let taken_back = self.rounds.taken_back.get(&device.number).copied().unwrap_or_default();
+        let trained_at = self.rounds.trained_at.get(&device.number);
+        if !private.consent || trained_at != Some(&taken_back) {
+            let seen = format!(
+                "device {}: consent {}, {taken_back} times taken back, {trained_at:?} when it began to train",
+                device.number, private.consent
+            );
+            return self.fail(OWNER, seen, now);
+        }
         let over = |epsilon: f64, budget: Budget| epsilon > budget.epsilon().get();
         let all = spent(private.records.iter(), private.budget);
         if over(all, private.budget) {
@@ -155,6 +192,12 @@ impl Checks {
         }
     }
 
+    /// A device is told that its contribution was taken.
+    pub(crate) fn takes(&mut self, round: &RoundId, device: DeviceId, digest: Digest) {
+        let attempt = self.rounds.attempts.entry(round.clone()).or_default();
+        attempt.taken.insert(device, digest);
+    }
+
     /// The controller commits the accepted set of a round, and with it the trainer's sum.
     pub(crate) fn commits(
         &mut self,
@@ -188,11 +231,39 @@ impl Checks {
         }
         let sum: Vec<i128> = sum.iter().map(|level| i128::from(*level)).collect();
         if sum != expected {
-            self.fail(
-                SUM,
-                format!("{round}: the sum is {sum:?}, over the accepted set it is {expected:?}"),
-                now,
-            );
+            let seen = format!("{round}: the sum is {sum:?}, over the accepted set it is {expected:?}");
+            return self.fail(SUM, seen, now);
+        }
+        let attempt = self.rounds.attempts.entry(round.clone()).or_default();
+        let left_out = attempt
+            .taken
+            .iter()
+            .find(|(device, digest)| accepted.get(*device) != Some(*digest));
+        if let Some((device, digest)) = left_out {
+            let seen = format!("{round}: {device} was told that {digest} was taken");
+            return self.fail(TAKEN, seen, now);
+        }
+        let learnt = self.rounds.learnt.entry(round.job.clone()).or_default();
+        learnt.rounds += 1;
+        learnt.state.resize(expected.len(), 0);
+        learnt
+            .state
+            .iter_mut()
+            .zip(expected)
+            .for_each(|(state, sum)| *state += sum);
+        if learnt.rounds != round.round.0 {
+            let seen = format!("{round} is the committed round number {}", learnt.rounds);
+            self.fail(ONCE, seen, now);
+        }
+    }
+
+    /// The controller keeps how far a job is.
+    pub(crate) fn keeps(&mut self, job: &JobName, checkpoint: &Checkpoint, now: Timestamp) {
+        let learnt = self.rounds.learnt.entry(job.clone()).or_default();
+        let state = checkpoint.state.iter().map(|level| i128::from(*level));
+        if checkpoint.committed != learnt.rounds || !state.eq(learnt.state.iter().copied()) {
+            let seen = format!("{job}: {checkpoint:?} is kept after {learnt:?}");
+            self.fail(STATE, seen, now);
         }
     }
 }

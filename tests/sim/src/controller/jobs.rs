@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fieldfare_fleet::rollout::{Phase, Progress};
-use fieldfare_fleet::round::registry::{self, Closing, Opened, Opening};
+use fieldfare_fleet::round::registry::{self, Closing, Opened, Opening, Reached};
 use fieldfare_fleet::round::{Activity, BudgetState, Connection, Consent, Decline, TrainingCandidate, TrainingNeeds};
 use fieldfare_fleet::{ByteSize, DeviceId, Digest, Labels, ReleaseId, RoundId, Selector, Timestamp, TrustTier};
 
@@ -132,7 +132,10 @@ impl Controller {
                 Told::Done
             }
             Ask::Checkpoint { checkpoint, .. } => {
-                job.checkpoint = checkpoint.clone();
+                if !reached(checkpoint).is_overtaken(reached(&job.checkpoint)) {
+                    job.checkpoint = checkpoint.clone();
+                    ground.checks.keeps(&job.made.name, checkpoint, now);
+                }
                 Told::Done
             }
             Ask::Open {
@@ -233,13 +236,14 @@ impl Controller {
             Err(error) => return Told::Refused(error.to_string()),
         };
         let digest = digest_of(format!("{set:?}").as_bytes());
-        match registry::close(&kept.opened, digest) {
+        match registry::close(&kept.opened, round.round, digest, job.checkpoint.committed) {
             Ok(Closing::Known) => Told::Done,
             Ok(Closing::Commit) => {
                 ground.say(|| format!("{round} is committed with {} contributions", set.len()));
                 ground.checks.commits(round, &set, (job.made.codec, sum), ground.now);
                 (kept.opened.closed, kept.opened.accepted) = (true, Some(digest));
                 job.checkpoint = checkpoint.clone();
+                ground.checks.keeps(&job.made.name, checkpoint, ground.now);
                 Told::Done
             }
             Err(error) => Told::Refused(error.to_string()),
@@ -381,6 +385,13 @@ impl Controller {
                 ground.tell(claim.trainer, 0, &Told::Dropped { round, device, reason });
             }
         }
+    }
+}
+
+const fn reached(checkpoint: &Checkpoint) -> Reached {
+    Reached {
+        committed: checkpoint.committed,
+        attempt: checkpoint.attempt,
     }
 }
 

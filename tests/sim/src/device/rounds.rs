@@ -277,6 +277,7 @@ impl Device {
             return Ok(());
         };
         let number = process.number();
+        ground.checks.trains(self.number);
         if let Some(taking) = &mut process.rounds.taking {
             (taking.number, taking.attempts) = (number, 0);
             taking.stage = Stage::Training {

@@ -76,7 +76,7 @@ impl Trainer {
         door.announced(*configuration, bytes.len() as u64).map_err(|_| false)?;
         let codec = attempted.configuration.codec;
         let told = digest_of(bytes);
-        let kept = self.disk.contributions.entry(ticket.round.clone()).or_default();
+        let kept = self.disk.contributions.entry(door.round.clone()).or_default();
         match kept.get(&id) {
             Some(known) if digest_of(known) != told => return Err(false),
             Some(_) => {}
@@ -99,6 +99,7 @@ impl Trainer {
         };
         let (configured, configuration) = (Rc::clone(&attempted.configuration), attempted.digest);
         let (round, device) = (configured.round.clone(), offer.id);
+        let taken_in = round.clone();
         let event = match offer.contribution {
             None => Event::Joined { round, device },
             Some((contribution, bytes)) => Event::Contributed {
@@ -112,7 +113,10 @@ impl Trainer {
         let decided = self.decide(ground, event);
         let answered = match (decided, offer.contribution) {
             (Some(Ok(Answer::Taken | Answer::Known)), None) => Answered::Configured(configured),
-            (Some(Ok(Answer::Taken | Answer::Known)), Some((digest, _))) => Answered::Taken(digest),
+            (Some(Ok(Answer::Taken | Answer::Known)), Some((digest, _))) => {
+                ground.checks.takes(&taken_in, device, digest);
+                Answered::Taken(digest)
+            }
             (Some(Err(Refused::Early { .. })) | None, _) => Answered::TurnedAway { outage: true },
             (Some(Err(_)), _) => Answered::TurnedAway { outage: false },
         };

@@ -1,6 +1,6 @@
 //! What the controller keeps of rounds, and whom a trainer admits.
 
-use super::registry::{self, AcceptedError, Closing, Opened, Opening, Unchanged};
+use super::registry::{self, AcceptedError, Closing, Opened, Opening, Reached, Unchanged};
 use super::*;
 
 const OPEN: Opened = Opened {
@@ -31,13 +31,30 @@ fn an_accepted_set_changes_once() {
         accepted: Some(digest(1)),
         ..given_up
     };
-    for (known, told, expected) in [
-        (OPEN, 1, Ok(Closing::Commit)),
-        (given_up, 1, Err(Unchanged::GivenUp)),
-        (committed, 1, Ok(Closing::Known)),
-        (committed, 2, Err(Unchanged::OtherAcceptedSet)),
+    for (known, told, rounds, expected) in [
+        (OPEN, 1, 2, Ok(Closing::Commit)),
+        (OPEN, 1, 3, Err(Unchanged::NotNext { committed: 3 })),
+        (OPEN, 1, 1, Err(Unchanged::NotNext { committed: 1 })),
+        (given_up, 1, 2, Err(Unchanged::GivenUp)),
+        (committed, 1, 3, Ok(Closing::Known)),
+        (committed, 2, 3, Err(Unchanged::OtherAcceptedSet)),
     ] {
-        assert_eq!(registry::close(&known, digest(told)), expected, "{known:?}");
+        let closed = registry::close(&known, RoundNumber(3), digest(told), rounds);
+        assert_eq!(closed, expected, "{known:?} after {rounds} rounds");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_comes_late_is_overtaken() {
+    let reached = |committed, attempt| Reached { committed, attempt };
+    for (told, kept, expected) in [
+        (reached(0, 0), reached(0, 0), false),
+        (reached(0, 2), reached(0, 1), false),
+        (reached(1, 0), reached(0, 3), false),
+        (reached(0, 1), reached(0, 2), true),
+        (reached(0, 3), reached(1, 0), true),
+    ] {
+        assert_eq!(told.is_overtaken(kept), expected, "{told:?} after {kept:?}");
     }
 }
 
