@@ -170,3 +170,9 @@ pub const METADATA_BYTES_MAX: u64 = fieldfare_release::limits::MAX_TARGETS_BYTES
 
 /// How often it is looked at whether the timestamp must be signed again, and how soon it is tried again where that failed.
 pub const TIMESTAMP_CHECK: Duration = Duration::from_secs(60);
+
+/// Reasons for which contributions to one round were turned away, and devices named for each: a trainer has about a dozen.
+pub const TURNED_AWAY_REASONS_MAX: usize = 16;
+
+/// Rounds of a job, from the last one back, whose liars are still named in its status, so that the record of a long job stays small.
+pub const TURNED_AWAY_ROUNDS_MAX: usize = 16;

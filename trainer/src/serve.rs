@@ -58,7 +58,7 @@ impl Server {
         let mut tasks = JoinSet::new();
 
         let settings = AcceptorSettings::enrolled_only(identity.clone(), DenyList::default(), time.clone());
-        let (service, rounds) = rounds::service(identity.clone(), time.clone());
+        let (service, rounds) = rounds::service(identity.clone(), time.clone(), rounds::Patience::default());
         tasks.spawn(rounds::serve(
             Acceptor::new(listener, settings)?,
             service,

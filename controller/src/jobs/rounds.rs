@@ -9,7 +9,7 @@ use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
     AcceptedContribution, AcceptedSet, CloseRoundRequest, DropRecord, FederatedCheckpoint, FederatedJobSpec, JobRecord,
     JobStage, JobStatusRecord, OpenRoundRequest, OpenRoundResponse, PrincipalRecord, RoundConfiguration, RoundRecord,
-    job_record, work_checkpoint,
+    RoundSummary, job_record, work_checkpoint,
 };
 use fieldfare_release::Sha256Digest;
 use prost::Message;
@@ -17,7 +17,10 @@ use prost::Message;
 use super::claims::HeldClaim;
 use super::cohort;
 use crate::clock::timestamp;
-use crate::limits::{FORGIVEN_BATCH, ROUND_CONFIGURATION_BYTES_MAX, ROUND_DEADLINE_MAX};
+use crate::limits::{
+    FORGIVEN_BATCH, FREE_TEXT_BYTES_MAX, ROUND_CONFIGURATION_BYTES_MAX, ROUND_DEADLINE_MAX, TURNED_AWAY_REASONS_MAX,
+    TURNED_AWAY_ROUNDS_MAX,
+};
 use crate::mirror::RoundView;
 use crate::plane::ControlPlane;
 use crate::records::{Change, attempt};
@@ -277,6 +280,23 @@ fn check_accepted(
     Ok(accepted.collect())
 }
 
+/// What a trainer says of liars is shown, and bounded: there may be as many as they like.
+fn check_turned_away(summary: &RoundSummary) -> Result<(), Refusal> {
+    let of_all = summary.turned_away.len() <= TURNED_AWAY_REASONS_MAX;
+    let of_each = summary.turned_away.iter().all(|turned_away| {
+        let ids = turned_away.device_ids.iter().all(|id| id.parse::<DeviceId>().is_ok());
+        ids && turned_away.device_ids.len() <= TURNED_AWAY_REASONS_MAX
+            && turned_away.reason.len() <= FREE_TEXT_BYTES_MAX
+    });
+    if of_all && of_each {
+        return Ok(());
+    }
+    let expected = format!(
+        "expected at most {TURNED_AWAY_REASONS_MAX} reasons of {FREE_TEXT_BYTES_MAX} bytes, each with at most as many device ids"
+    );
+    Err(Refusal::invalid("summary.turned_away", expected))
+}
+
 /// Commits the accepted set and the job's checkpoint after the round, in one compare-and-swap. Repeating it with the same set
 /// changes nothing; another set is refused.
 pub(super) async fn close(held: &HeldClaim, plane: &ControlPlane, request: CloseRoundRequest) -> Result<(), Refusal> {
@@ -288,6 +308,7 @@ pub(super) async fn close(held: &HeldClaim, plane: &ControlPlane, request: Close
         ));
     }
     let summary = request.summary.required("summary")?;
+    check_turned_away(&summary)?;
     let checkpoint = request.checkpoint.required("checkpoint")?;
     let key = plane.keys.round(&round);
     attempt!("the round", plane.records, change, {
@@ -319,7 +340,13 @@ pub(super) async fn close(held: &HeldClaim, plane: &ControlPlane, request: Close
         record.accepted_sha256 = digest.as_bytes().to_vec();
         change.put(key.clone(), &mut record);
         status.rounds.retain(|earlier| earlier.round < summary.round);
-        status.rounds.push(summary);
+        status.rounds.push(summary.clone());
+        let older = status.rounds.len().saturating_sub(TURNED_AWAY_ROUNDS_MAX);
+        status
+            .rounds
+            .iter_mut()
+            .take(older)
+            .for_each(|earlier| earlier.turned_away.clear());
         let work = Some(work_checkpoint::Work::Federated(checkpoint.clone()));
         status.checkpoint = Some(fieldfare_proto::v1::WorkCheckpoint { work });
         status.set_stage(JobStage::Running);

@@ -80,6 +80,7 @@ fn device(plane: &ControlPlane, records: &Records, id: DeviceId, record: &Device
         running: observed.models.iter().map(summary).collect(),
         agent_version: status.map(|status| status.agent_version.clone()).unwrap_or_default(),
         key_digest: record.key_digest.clone(),
+        refused: None,
     }
 }
 

@@ -5,16 +5,17 @@ use std::time::Duration;
 use fieldfare_controller_peers::device::{Obedient, Session, hello, message};
 use fieldfare_controller_peers::release::{Signer, release};
 use fieldfare_controller_peers::trainer::{self, Trainer, claimed, connected, finish};
-use fieldfare_controller_peers::{Fleet, PATIENCE};
+use fieldfare_controller_peers::{Fleet, PATIENCE, refusal};
 use fieldfare_proto::v1::{
-    CancelJobRequest, Claim, DeviceDropped, GetJobRequest, Heartbeat, JobFailed, OpenRoundRequest, RefusalReason,
-    RoundConfiguration, RoundEvent, RoundInvitation, RoundRef, StartJobRequest, TokenRole, WatchRoundRequest,
-    device_message, finish_request, round_event,
+    AcceptedContribution, CancelJobRequest, CheckpointRequest, Claim, CloseRoundRequest, DeviceDropped,
+    FederatedCheckpoint, GetJobRequest, Heartbeat, JobFailed, OpenRoundRequest, RefusalReason, RoundConfiguration,
+    RoundEvent, RoundInvitation, RoundRef, RoundSummary, StartJobRequest, TokenRole, TurnedAway, WatchRoundRequest,
+    WorkCheckpoint, device_message, finish_request, round_event, work_checkpoint,
 };
 use fieldfare_tls::Identity;
 use prost::Message;
 use tokio::sync::mpsc;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use crate::jobs::federated;
 use crate::rollouts::{apply, outcome, spec};
@@ -152,6 +153,92 @@ async fn an_attempt_opened_again_invites_again_whoever_may_answer_otherwise() {
     assert!(job.reason.contains("1 declined: budget spent"), "{}", job.reason);
     assert!(!job.reason.contains("learns from"), "{}", job.reason);
     night.fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_comes_late_undoes_no_committed_round() {
+    let (night, mut trainer) = Night::begin([None, None]).await;
+    let cohort = trainer
+        .open_round(night.open.clone())
+        .await
+        .unwrap()
+        .into_inner()
+        .cohort_device_ids;
+    let liar = TurnedAway {
+        reason: "entries out of range".into(),
+        devices: 1,
+        device_ids: cohort[..1].to_vec(),
+    };
+    let close = CloseRoundRequest {
+        fence: night.claim.fence.clone(),
+        round: Some(round()),
+        accepted: cohort
+            .into_iter()
+            .map(|device_id| AcceptedContribution {
+                device_id,
+                sha256: vec![1; 32],
+            })
+            .collect(),
+        summary: Some(RoundSummary {
+            round: 1,
+            attempt: 1,
+            turned_away: vec![liar.clone()],
+            ..RoundSummary::default()
+        }),
+        checkpoint: Some(reached(1, 0)),
+    };
+    let mut loud = close.clone();
+    loud.summary.as_mut().unwrap().turned_away = vec![liar.clone(); 17];
+    let (code, text) = refusal(trainer.close_round(loud).await);
+    assert!(
+        code == Code::InvalidArgument && text.contains("turned_away"),
+        "{code:?} {text}"
+    );
+    trainer.close_round(close.clone()).await.unwrap();
+    // What the trainer said before the commit, again.
+    let early = CheckpointRequest {
+        fence: night.claim.fence.clone(),
+        checkpoint: Some(WorkCheckpoint {
+            work: Some(work_checkpoint::Work::Federated(reached(0, 1))),
+        }),
+    };
+    trainer.checkpoint(early).await.unwrap();
+    // Another attempt at the round that counts already.
+    let again = RoundRef { attempt: 2, ..round() };
+    let configuration = RoundConfiguration {
+        round: Some(again.clone()),
+        ..RoundConfiguration::decode(night.open.configuration.as_slice()).unwrap()
+    };
+    let open = OpenRoundRequest {
+        configuration: configuration.encode_to_vec(),
+        ..night.open.clone()
+    };
+    trainer.open_round(open).await.unwrap();
+    let second = CloseRoundRequest {
+        round: Some(again),
+        ..close
+    };
+    let (code, text) = refusal(trainer.close_round(second).await);
+    assert!(
+        code == Code::Aborted && text.contains("not the next one"),
+        "{code:?} {text}"
+    );
+    let claim = claimed(&mut trainer).await.unwrap();
+    let kept = claim.checkpoint.unwrap().work.unwrap();
+    assert_eq!(kept, work_checkpoint::Work::Federated(reached(1, 0)));
+    let asked = GetJobRequest { name: "night".into() };
+    let job = night.fleet.operator().await.get_job(asked).await.unwrap().into_inner();
+    assert_eq!(job.rounds.len(), 1);
+    assert_eq!(job.rounds[0].turned_away, [liar], "an operator sees who lied, and how");
+    night.fleet.stop().await;
+}
+
+fn reached(committed_round: u32, attempt: u32) -> FederatedCheckpoint {
+    FederatedCheckpoint {
+        committed_round,
+        attempt,
+        ..FederatedCheckpoint::default()
+    }
 }
 
 #[tokio::test]

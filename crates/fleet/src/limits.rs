@@ -108,3 +108,6 @@ pub const MAX_DECODER_VOCABULARY: u64 = 1 << 22;
 
 /// Most parameters that are vectors: norms and biases of the largest decoder within the other bounds.
 pub const MAX_DECODER_VECTOR_PARAMS: u64 = 1 << 34;
+
+/// Devices that are counted for one reason of being turned away from a round: more than any cohort has liars, 16 KiB each.
+pub const TURNED_AWAY_DEVICES_MAX: usize = 1024;

@@ -297,7 +297,7 @@ pub struct EvaluationGate {
     #[prost(double, tag = "2")]
     pub min_exact_match_gain: f64,
 }
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RoundSummary {
     #[prost(uint32, tag = "1")]
     pub round: u32,
@@ -322,6 +322,21 @@ pub struct RoundSummary {
     /// Wall time from invitation to commit.
     #[prost(uint64, tag = "10")]
     pub duration_ms: u64,
+    /// What devices brought to any attempt at this round and was turned away.
+    #[prost(message, repeated, tag = "11")]
+    pub turned_away: ::prost::alloc::vec::Vec<TurnedAway>,
+}
+/// One reason for which contributions were turned away, and whose.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TurnedAway {
+    /// In words, the trainer's own.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub devices: u32,
+    /// The first of them.
+    #[prost(string, repeated, tag = "3")]
+    pub device_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VariantEvaluation {
@@ -4198,6 +4213,20 @@ pub struct Device {
     pub agent_version: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "12")]
     pub key_digest: ::prost::alloc::vec::Vec<u8>,
+    /// For what this controller last ended or refused a session of it, since the controller started; nothing where it did not.
+    #[prost(message, optional, tag = "13")]
+    pub refused: ::core::option::Option<DeviceRefusal>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeviceRefusal {
+    /// In words, with the field that was wrong.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub refused_unix_ms: i64,
+    /// How often this controller refused the device anything.
+    #[prost(uint32, tag = "3")]
+    pub times: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ObservedModelSummary {

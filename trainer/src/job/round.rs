@@ -36,7 +36,7 @@ pub(super) struct Attempted {
     /// The state with the round's mean.
     pub(super) candidate: Vec<f32>,
     pub(super) measured: Measured,
-    _open: OpenGuard,
+    pub(super) open: OpenGuard,
     _watching: AbortOnDrop,
 }
 
@@ -118,7 +118,7 @@ impl Attempted {
             accepted: BTreeMap::new(),
             candidate: Vec::new(),
             measured: Measured::default(),
-            _open: open,
+            open,
             _watching: AbortOnDrop(watching),
         })
     }

@@ -1,13 +1,14 @@
 //! The data plane of federated rounds: devices fetch a round's configuration and bring their contributions.
 
 mod aggregate;
+mod rejection;
 mod service;
 mod store;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fieldfare_fleet::round::{Answer, OpenAttempt, Refused};
+use fieldfare_fleet::round::{Answer, OpenAttempt, Refused, Tally};
 use fieldfare_fleet::{ByteSize, DeviceId, Digest, RoundId};
 use fieldfare_privacy::RingCodec;
 use fieldfare_proto::v1::rounds_server::RoundsServer;
@@ -20,7 +21,7 @@ use crate::failure::chain;
 use crate::limits::{OFFER_QUEUE, ROUNDS_MESSAGE_BYTES_MAX};
 
 pub use aggregate::{AggregateError, sum};
-pub use service::RoundsService;
+pub use service::{Patience, RoundsService};
 pub use store::{ContributionStore, Kept, Put, StoreError};
 
 /// What a device tells a round.
@@ -79,6 +80,7 @@ impl RoundOffered {
 struct OpenRound {
     round: Arc<RoundOffered>,
     offers: mpsc::Sender<Offer>,
+    turned_away: watch::Sender<Tally>,
 }
 
 /// Opens rounds on the service. At most one is open at a time; opening another closes it.
@@ -92,6 +94,14 @@ pub struct RoundsHandle {
 pub struct OpenGuard {
     handle: RoundsHandle,
     id: RoundId,
+    turned_away: watch::Receiver<Tally>,
+}
+
+impl OpenGuard {
+    /// What devices brought since it was opened and was turned away.
+    pub fn turned_away(&self) -> Tally {
+        self.turned_away.borrow().clone()
+    }
 }
 
 impl Drop for OpenGuard {
@@ -110,22 +120,28 @@ impl RoundsHandle {
     /// Lets devices take part in a round. Their offers arrive in order, and wait for their answers.
     pub fn open(&self, round: RoundOffered) -> (OpenGuard, mpsc::Receiver<Offer>) {
         let (offers, received) = mpsc::channel(OFFER_QUEUE);
+        let (turned_away, counted) = watch::channel(Tally::default());
         let guard = OpenGuard {
             handle: self.clone(),
             id: round.id.clone(),
+            turned_away: counted,
         };
         self.open.send_replace(Some(OpenRound {
             round: Arc::new(round),
             offers,
+            turned_away,
         }));
         (guard, received)
     }
 }
 
 /// The service, and the handle that opens rounds on it.
-pub fn service(identity: IdentityHandle, time: TimeSource) -> (RoundsService, RoundsHandle) {
+pub fn service(identity: IdentityHandle, time: TimeSource, patience: Patience) -> (RoundsService, RoundsHandle) {
     let (open, opened) = watch::channel(None);
-    (RoundsService::new(identity, time, opened), RoundsHandle { open })
+    (
+        RoundsService::new(identity, time, opened, patience),
+        RoundsHandle { open },
+    )
 }
 
 /// Serves until `shutdown`.

@@ -1,26 +1,29 @@
 //! The RPCs. Only the device that a ticket names is answered, and only about the round that the ticket names.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fieldfare_fleet::round::{Answer, NotAdmitted, Refused};
 use fieldfare_fleet::{ByteSize, DeviceId, Digest, DigestError};
-use fieldfare_member::ticket::{Ticket, TicketError};
+use fieldfare_member::ticket::Ticket;
 use fieldfare_proto::v1::rounds_server::Rounds;
 use fieldfare_proto::v1::{
     ConfigureRequest, ConfigureResponse, ContributeRequest, ContributeResponse, ContributionHeader, SignedTicket,
     configure_response, contribute_request,
 };
-use fieldfare_tls::{IdentityHandle, PeerIdentity, TimeSource};
+use fieldfare_tls::{IdentityHandle, PeerIdentity, Role, TimeSource};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{Semaphore, oneshot, watch};
-use tonic::{Extensions, Request, Response, Status, Streaming};
+use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 
+use super::rejection::Rejection;
 use super::store::digest;
-use super::{Offer, OpenRound, Put, StoreError};
+use super::{Offer, OpenRound, Put};
 use crate::failure::chain;
-use crate::limits::{CHUNK_BYTES, UPLOAD_SILENCE, UPLOADS_AT_ONCE};
+use crate::limits::{CHUNK_BYTES, UPLOAD_BYTES_PER_SECOND_MIN, UPLOAD_SILENCE, UPLOADS_AT_ONCE};
 
 /// Serves the round that is open, if one is.
 #[derive(Debug)]
@@ -28,75 +31,99 @@ pub struct RoundsService {
     identity: IdentityHandle,
     time: TimeSource,
     open: watch::Receiver<Option<OpenRound>>,
-    uploads: Arc<Semaphore>,
+    patience: Patience,
+    uploads: Semaphore,
+    /// Whose contribution is being received: one of each device, so that nobody takes the turns of others.
+    uploading: Mutex<BTreeSet<DeviceId>>,
 }
 
-/// Why a device is turned away.
-#[derive(Debug, thiserror::Error)]
-enum TurnedAway {
-    #[error("{0}")]
-    Peer(String),
-    #[error(transparent)]
-    Ticket(#[from] TicketError),
-    #[error("no round is under way here")]
-    NoRound,
-    #[error(transparent)]
-    NotAdmitted(#[from] NotAdmitted),
-    #[error("{0}")]
-    Malformed(String),
-    #[error("the bytes have digest {found}, announced was {told}")]
-    OtherDigest { found: Digest, told: Digest },
-    #[error("the bytes are no contribution: {0}")]
-    Garbage(fieldfare_privacy::ContributionError),
-    #[error("nothing came for {UPLOAD_SILENCE:?}")]
-    Silent,
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    #[error("the contribution could not be kept")]
-    Store(#[from] StoreError),
-    #[error("the upload broke off: {0}")]
-    BrokenOff(String),
+/// How long uploads are waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Longest silence between two messages.
+    pub silence: Duration,
+    /// Slowest rate, in bytes per second, at which a whole contribution may come.
+    pub bytes_per_second_min: u64,
 }
 
-impl From<TurnedAway> for Status {
-    fn from(error: TurnedAway) -> Self {
-        let text = chain(&error);
-        match error {
-            TurnedAway::Store(_) => {
-                tracing::error!(error = text, "a contribution could not be kept");
-                Self::unavailable("the contribution could not be kept")
-            }
-            TurnedAway::Peer(_) => Self::unauthenticated(text),
-            TurnedAway::Ticket(TicketError::Malformed(_)) | TurnedAway::Malformed(_) => Self::invalid_argument(text),
-            TurnedAway::Ticket(TicketError::Over { .. }) => Self::failed_precondition(text),
-            TurnedAway::Ticket(_) => Self::permission_denied(text),
-            TurnedAway::NotAdmitted(NotAdmitted::Length { .. })
-            | TurnedAway::OtherDigest { .. }
-            | TurnedAway::Garbage(_) => Self::invalid_argument(text),
-            TurnedAway::NoRound | TurnedAway::Silent | TurnedAway::BrokenOff(_) => Self::unavailable(text),
-            TurnedAway::Refused(Refused::Early { .. }) => Self::unavailable(text),
-            TurnedAway::Refused(Refused::Conflicting { .. }) => Self::already_exists(text),
-            TurnedAway::Refused(_) | TurnedAway::NotAdmitted(_) => Self::failed_precondition(text),
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            silence: UPLOAD_SILENCE,
+            bytes_per_second_min: UPLOAD_BYTES_PER_SECOND_MIN,
         }
+    }
+}
+
+impl Patience {
+    /// How long a contribution of so many bytes may take from its first byte to its last.
+    fn with(self, bytes: usize) -> Duration {
+        let at_least = Duration::from_secs(bytes as u64 / self.bytes_per_second_min.max(1));
+        self.silence.saturating_add(at_least)
+    }
+}
+
+/// An upload of a device, for as long as it lasts.
+struct Upload<'a> {
+    service: &'a RoundsService,
+    device: DeviceId,
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        self.service.uploading().remove(&self.device);
     }
 }
 
 impl RoundsService {
-    pub(super) fn new(identity: IdentityHandle, time: TimeSource, open: watch::Receiver<Option<OpenRound>>) -> Self {
+    pub(super) fn new(
+        identity: IdentityHandle,
+        time: TimeSource,
+        open: watch::Receiver<Option<OpenRound>>,
+        patience: Patience,
+    ) -> Self {
         Self {
             identity,
             time,
             open,
-            uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
+            patience,
+            uploads: Semaphore::new(UPLOADS_AT_ONCE),
+            uploading: Mutex::default(),
         }
     }
 
+    fn uploading(&self) -> std::sync::MutexGuard<'_, BTreeSet<DeviceId>> {
+        self.uploading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn upload(&self, device: DeviceId) -> Result<Upload<'_>, Rejection> {
+        let service = self;
+        let is_first = self.uploading().insert(device);
+        // Not made where it is another's: its end would be taken for that of the first.
+        is_first.then(|| Upload { service, device }).ok_or(Rejection::AtOnce)
+    }
+
+    /// Says why a device is turned away, and counts it where it is to blame and a round is open.
+    fn turn_away(&self, peer: &PeerIdentity, rejection: Rejection) -> Status {
+        let device = peer.principal().ok().and_then(|principal| match &principal.role {
+            Role::Device(_, device) => Some(*device),
+            _ => None,
+        });
+        let who = device.map_or_else(|| "no device".to_owned(), |device| device.to_string());
+        tracing::warn!(address = %peer.address(), device = who, error = chain(&rejection), "a device was turned away");
+        let open = self.open.borrow().clone();
+        if let (Some(why), Some(device), Some(open)) = (rejection.blame(), device, open) {
+            open.turned_away.send_modify(|tally| tally.note(why, device));
+        }
+        rejection.into()
+    }
+
     /// The open round, if the caller holds a ticket for it.
-    fn admit(&self, peer: &PeerIdentity, ticket: Option<SignedTicket>) -> Result<(Ticket, OpenRound), TurnedAway> {
-        let principal = peer.principal().map_err(|error| TurnedAway::Peer(error.to_string()))?;
+    fn admit(&self, peer: &PeerIdentity, ticket: Option<SignedTicket>) -> Result<(Ticket, OpenRound), Rejection> {
+        let principal = peer.principal().map_err(|error| Rejection::Peer(error.to_string()))?;
         let own = self.identity.current();
         let ticket = Ticket::shown_to(&own, principal, ticket.as_ref(), self.time.now())?;
-        let open = self.open.borrow().clone().ok_or(TurnedAway::NoRound)?;
+        let open = self.open.borrow().clone().ok_or(Rejection::NoRound)?;
         open.round.attempt().admit(&ticket.round, ticket.configuration)?;
         Ok((ticket, open))
     }
@@ -105,9 +132,9 @@ impl RoundsService {
         &self,
         peer: &PeerIdentity,
         mut parts: Streaming<ContributeRequest>,
-    ) -> Result<ContributeResponse, TurnedAway> {
-        let Some(contribute_request::Part::Header(header)) = next(&mut parts).await? else {
-            return Err(TurnedAway::Malformed("the first message has no header".to_owned()));
+    ) -> Result<ContributeResponse, Rejection> {
+        let Some(contribute_request::Part::Header(header)) = next(&mut parts, self.patience).await? else {
+            return Err(Rejection::Malformed("the first message has no header".to_owned()));
         };
         let (ticket, open) = self.admit(peer, header.ticket.clone())?;
         let told = check(&header, &open)?;
@@ -115,17 +142,21 @@ impl RoundsService {
         let device = ticket.device;
         let known = store.kept(&device)?.filter(|kept| kept.digest == told);
         if known.is_none() {
+            let _upload = self.upload(device)?;
             // Who waits for its turn holds no bytes yet.
-            let _turn = self.uploads.acquire().await.map_err(|_| TurnedAway::NoRound)?;
-            let bytes = receive(&mut parts, open.round.codec.byte_length()).await?;
+            let _turn = self.uploads.acquire().await.map_err(|_| Rejection::NoRound)?;
+            let length = open.round.codec.byte_length();
+            let within = self.patience.with(length);
+            let received = tokio::time::timeout(within, receive(&mut parts, length, self.patience)).await;
+            let bytes = received.map_err(|_| Rejection::TooSlow(within))??;
             let found = digest(&bytes);
             if found != told {
-                return Err(TurnedAway::OtherDigest { found, told });
+                return Err(Rejection::OtherDigest { found, told });
             }
-            open.round.codec.validate(&bytes).map_err(TurnedAway::Garbage)?;
+            open.round.codec.validate(&bytes).map_err(Rejection::Garbage)?;
             let (store, kept) = (store.clone(), bytes);
             let put = tokio::task::spawn_blocking(move || store.put(&device, &kept)).await;
-            match put.map_err(|_| TurnedAway::NoRound)?? {
+            match put.map_err(|_| Rejection::NoRound)?? {
                 Put::Stored | Put::Repeated => fieldfare_crash::point("trainer.contribution.stored"),
                 Put::Conflicts(kept) => return Err(Refused::Conflicting { device, kept }.into()),
             }
@@ -138,8 +169,8 @@ impl RoundsService {
             bytes,
             answer,
         };
-        open.offers.send(offer).await.map_err(|_| TurnedAway::NoRound)?;
-        let answer = answered.await.map_err(|_| TurnedAway::NoRound)??;
+        open.offers.send(offer).await.map_err(|_| Rejection::NoRound)?;
+        let answer = answered.await.map_err(|_| Rejection::NoRound)??;
         Ok(ContributeResponse {
             sha256: told.as_bytes().to_vec(),
             repeated: answer == Answer::Known,
@@ -148,8 +179,8 @@ impl RoundsService {
 }
 
 /// Checks what a header promises; its digest.
-fn check(header: &ContributionHeader, open: &OpenRound) -> Result<Digest, TurnedAway> {
-    let malformed = |field: &str, error: DigestError| TurnedAway::Malformed(format!("field `{field}`: {error}"));
+fn check(header: &ContributionHeader, open: &OpenRound) -> Result<Digest, Rejection> {
+    let malformed = |field: &str, error: DigestError| Rejection::Malformed(format!("field `{field}`: {error}"));
     let configuration = Digest::try_from(header.configuration_sha256.as_slice());
     let configuration = configuration.map_err(|error| malformed("configuration_sha256", error))?;
     open.round.attempt().announced(configuration, header.length_bytes)?;
@@ -157,20 +188,34 @@ fn check(header: &ContributionHeader, open: &OpenRound) -> Result<Digest, Turned
     told.map_err(|error| malformed("sha256", error))
 }
 
-async fn next(parts: &mut Streaming<ContributeRequest>) -> Result<Option<contribute_request::Part>, TurnedAway> {
-    let message = tokio::time::timeout(UPLOAD_SILENCE, parts.message())
+async fn next(
+    parts: &mut Streaming<ContributeRequest>,
+    patience: Patience,
+) -> Result<Option<contribute_request::Part>, Rejection> {
+    let message = tokio::time::timeout(patience.silence, parts.message())
         .await
-        .map_err(|_| TurnedAway::Silent)?;
-    let message = message.map_err(|status| TurnedAway::BrokenOff(status.message().to_owned()))?;
+        .map_err(|_| Rejection::Silent(patience.silence))?;
+    let message = message.map_err(|status| match status.code() {
+        Code::OutOfRange => Rejection::TooLarge(status.message().to_owned()),
+        _ => Rejection::BrokenOff(status.message().to_owned()),
+    })?;
     Ok(message.and_then(|message| message.part))
 }
 
 /// Exactly `length` bytes, or an error at the first one too many.
-async fn receive(parts: &mut Streaming<ContributeRequest>, length: usize) -> Result<Vec<u8>, TurnedAway> {
+async fn receive(
+    parts: &mut Streaming<ContributeRequest>,
+    length: usize,
+    patience: Patience,
+) -> Result<Vec<u8>, Rejection> {
     let mut bytes = Vec::with_capacity(length);
     let expected = length as u64;
     loop {
-        match next(parts).await? {
+        match next(parts, patience).await? {
+            // A stream of these would never reach the length.
+            Some(contribute_request::Part::Chunk(chunk)) if chunk.is_empty() => {
+                return Err(Rejection::Malformed("a chunk without bytes".to_owned()));
+            }
             Some(contribute_request::Part::Chunk(chunk)) => {
                 let told = (bytes.len() + chunk.len()) as u64;
                 if told > expected {
@@ -179,7 +224,7 @@ async fn receive(parts: &mut Streaming<ContributeRequest>, length: usize) -> Res
                 bytes.extend_from_slice(&chunk);
             }
             Some(contribute_request::Part::Header(_)) => {
-                return Err(TurnedAway::Malformed("a second header".to_owned()));
+                return Err(Rejection::Malformed("a second header".to_owned()));
             }
             None if bytes.len() == length => return Ok(bytes),
             None => {
@@ -190,9 +235,9 @@ async fn receive(parts: &mut Streaming<ContributeRequest>, length: usize) -> Res
     }
 }
 
-fn peer(extensions: &Extensions) -> Result<PeerIdentity, TurnedAway> {
+fn peer(extensions: &Extensions) -> Result<PeerIdentity, Rejection> {
     let peer = extensions.get::<PeerIdentity>().cloned();
-    peer.ok_or_else(|| TurnedAway::Peer("the connection has no identity".to_owned()))
+    peer.ok_or_else(|| Rejection::Peer("the connection has no identity".to_owned()))
 }
 
 fn part(part: configure_response::Part) -> Result<ConfigureResponse, Status> {
@@ -200,11 +245,11 @@ fn part(part: configure_response::Part) -> Result<ConfigureResponse, Status> {
 }
 
 /// Whether the round takes a contribution of the device, should it train now.
-async fn join(open: &OpenRound, device: DeviceId) -> Result<(), TurnedAway> {
+async fn join(open: &OpenRound, device: DeviceId) -> Result<(), Rejection> {
     let (answer, answered) = oneshot::channel();
     let offer = Offer::Joined { device, answer };
-    open.offers.send(offer).await.map_err(|_| TurnedAway::NoRound)?;
-    answered.await.map_err(|_| TurnedAway::NoRound)??;
+    open.offers.send(offer).await.map_err(|_| Rejection::NoRound)?;
+    answered.await.map_err(|_| Rejection::NoRound)??;
     Ok(())
 }
 
@@ -214,8 +259,11 @@ impl Rounds for RoundsService {
 
     async fn configure(&self, request: Request<ConfigureRequest>) -> Result<Response<Self::ConfigureStream>, Status> {
         let peer = peer(request.extensions())?;
-        let (ticket, open) = self.admit(&peer, request.into_inner().ticket)?;
-        join(&open, ticket.device).await?;
+        let admitted = match self.admit(&peer, request.into_inner().ticket) {
+            Ok((ticket, open)) => join(&open, ticket.device).await.map(|()| (ticket, open)),
+            Err(rejection) => Err(rejection),
+        };
+        let (ticket, open) = admitted.map_err(|rejection| self.turn_away(&peer, rejection))?;
         tracing::debug!(device = %ticket.device, round = %open.round.id, "configured");
         let configuration = configure_response::Part::Configuration(open.round.configuration.to_vec());
         let state = open.round.state.clone();
@@ -232,12 +280,9 @@ impl Rounds for RoundsService {
         request: Request<Streaming<ContributeRequest>>,
     ) -> Result<Response<ContributeResponse>, Status> {
         let peer = peer(request.extensions())?;
-        match self.take(&peer, request.into_inner()).await {
-            Ok(response) => Ok(Response::new(response)),
-            Err(error) => {
-                tracing::warn!(address = %peer.address(), error = chain(&error), "a contribution was turned away");
-                Err(error.into())
-            }
-        }
+        let taken = self.take(&peer, request.into_inner()).await;
+        taken
+            .map(Response::new)
+            .map_err(|rejection| self.turn_away(&peer, rejection))
     }
 }

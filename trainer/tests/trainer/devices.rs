@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
 
-use fieldfare_fleet::RoundId;
+use fieldfare_fleet::{Digest, RoundId};
 use fieldfare_lm::config::DecoderConfig;
 use fieldfare_lm::gguf::{Gguf, TensorType};
 use fieldfare_lm::tokenizer::Tokenizer;
@@ -16,7 +16,8 @@ use fieldfare_lm::train::{
 use fieldfare_privacy::{RingCodec, RingParameters};
 use fieldfare_proto::v1::rounds_client::RoundsClient;
 use fieldfare_proto::v1::{
-    ConfigureRequest, ContributeRequest, ContributionHeader, RoundConfiguration, configure_response, contribute_request,
+    ConfigureRequest, ContributeRequest, ContributionHeader, RoundConfiguration, SignedTicket, configure_response,
+    contribute_request,
 };
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::{Endpoint, ExpectedServer, Identity, IdentityHandle, Principal, ServerTrust, connect};
@@ -24,6 +25,7 @@ use fieldfare_trainer::clock;
 use fieldfare_trainer::farm::Example;
 use fieldfare_trainer::pretrain::tokenise;
 use prost::Message;
+use tonic::Status;
 
 use crate::fleet::{TicketDraft, now, sha256};
 
@@ -78,6 +80,46 @@ fn floats(gguf: &Gguf, file: &[u8], name: &str) -> Vec<f32> {
     }
 }
 
+/// A device's place in a round.
+pub(crate) struct Seat {
+    client: RoundsClient<tonic::transport::Channel>,
+    ticket: SignedTicket,
+    configuration: Digest,
+    pub(crate) state: Vec<u8>,
+}
+
+impl Seat {
+    /// Announces one contribution and sends another: the same, where the device is honest.
+    pub(crate) async fn contribute(&mut self, announced: &[u8], sent: &[u8]) -> Result<(), Status> {
+        let header = ContributionHeader {
+            ticket: Some(self.ticket.clone()),
+            configuration_sha256: self.configuration.as_bytes().to_vec(),
+            length_bytes: announced.len() as u64,
+            sha256: sha256(announced).as_bytes().to_vec(),
+        };
+        let part = |part| ContributeRequest { part: Some(part) };
+        let chunks = sent
+            .chunks(60_000)
+            .map(|chunk| part(contribute_request::Part::Chunk(chunk.to_vec())));
+        let parts: Vec<_> = std::iter::once(part(contribute_request::Part::Header(header)))
+            .chain(chunks)
+            .collect();
+        self.client.contribute(tokio_stream::iter(parts)).await.map(drop)
+    }
+}
+
+/// The codec of a round's contributions.
+pub(crate) fn codec_of(configuration: &[u8]) -> RingCodec {
+    let codec = RoundConfiguration::decode(configuration).unwrap().codec.unwrap();
+    RingCodec::new(RingParameters {
+        length: codec.entries as usize,
+        range: codec.range as f32,
+        ring_bits: codec.bits,
+        cohort_limit: codec.cohort_limit,
+    })
+    .unwrap()
+}
+
 impl Device {
     pub(crate) fn new(identity: Identity, model: &[u8], examples: &[Example]) -> Self {
         let gguf = Gguf::parse(model).unwrap();
@@ -92,14 +134,28 @@ impl Device {
         }
     }
 
-    /// Takes part in one round: fetches its configuration and state, trains, contributes.
+    /// Takes part in one round: fetches its configuration and state, trains, contributes; the bytes that it contributed.
     pub(crate) async fn take_part(
         &self,
         configuration: &[u8],
         endpoint: &str,
         trainer: &Principal,
         controller: &Identity,
-    ) {
+    ) -> Vec<u8> {
+        let mut seat = self.join(configuration, endpoint, trainer, controller).await;
+        let bytes = self.train(configuration, &seat.state);
+        seat.contribute(&bytes, &bytes).await.unwrap();
+        bytes
+    }
+
+    /// Fetches a round's configuration and state.
+    pub(crate) async fn join(
+        &self,
+        configuration: &[u8],
+        endpoint: &str,
+        trainer: &Principal,
+        controller: &Identity,
+    ) -> Seat {
         let round = RoundConfiguration::decode(configuration).unwrap();
         let ticket = TicketDraft {
             round: RoundId::try_from(round.round.unwrap()).unwrap(),
@@ -116,13 +172,10 @@ impl Device {
             .await
             .unwrap();
         let mut client = RoundsClient::new(link.channel());
-        let mut stream = client
-            .configure(ConfigureRequest {
-                ticket: Some(ticket.clone()),
-            })
-            .await
-            .unwrap()
-            .into_inner();
+        let request = ConfigureRequest {
+            ticket: Some(ticket.clone()),
+        };
+        let mut stream = client.configure(request).await.unwrap().into_inner();
         let (mut told, mut state) = (Vec::new(), Vec::new());
         while let Some(message) = stream.message().await.unwrap() {
             match message.part.unwrap() {
@@ -131,28 +184,16 @@ impl Device {
             }
         }
         assert_eq!(told, configuration);
-        assert_eq!(
-            Sha256Digest::of(&state).as_bytes().to_vec(),
-            RoundConfiguration::decode(configuration).unwrap().state_sha256
-        );
-        let bytes = self.train(configuration, &state);
-        let header = ContributionHeader {
-            ticket: Some(ticket),
-            configuration_sha256: sha256(configuration).as_bytes().to_vec(),
-            length_bytes: bytes.len() as u64,
-            sha256: sha256(&bytes).as_bytes().to_vec(),
-        };
-        let part = |part| ContributeRequest { part: Some(part) };
-        let mut parts = vec![part(contribute_request::Part::Header(header))];
-        parts.extend(
-            bytes
-                .chunks(60_000)
-                .map(|chunk| part(contribute_request::Part::Chunk(chunk.to_vec()))),
-        );
-        client.contribute(tokio_stream::iter(parts)).await.unwrap();
+        assert_eq!(Sha256Digest::of(&state).as_bytes().to_vec(), round.state_sha256);
+        Seat {
+            client,
+            ticket,
+            configuration: sha256(configuration),
+            state,
+        }
     }
 
-    fn train(&self, configuration: &[u8], state: &[u8]) -> Vec<u8> {
+    pub(crate) fn train(&self, configuration: &[u8], state: &[u8]) -> Vec<u8> {
         let round = RoundConfiguration::decode(configuration).unwrap();
         let (lora, training, dp) = (round.lora.unwrap(), round.training.unwrap(), round.dp.unwrap());
         let spec = LoraSpec {
@@ -188,14 +229,7 @@ impl Device {
             )
             .unwrap();
         let update: Vec<f32> = end.iter().zip(&start).map(|(end, start)| end - start).collect();
-        let codec = round.codec.unwrap();
-        let parameters = RingParameters {
-            length: codec.entries as usize,
-            range: codec.range as f32,
-            ring_bits: codec.bits,
-            cohort_limit: codec.cohort_limit,
-        };
-        let encoded = RingCodec::new(parameters).unwrap().encode(&update).unwrap();
+        let encoded = codec_of(configuration).encode(&update).unwrap();
         assert_eq!(encoded.clamped, 0, "the ring's range holds every update");
         encoded.bytes
     }

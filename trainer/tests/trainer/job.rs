@@ -74,7 +74,7 @@ fn base_manifest(controller: &Controller, weights: &[u8]) -> (TargetName, Vec<u8
     (target, manifest.encode().unwrap())
 }
 
-fn work(controller: &Controller, data: &FarmDatasets, spec: FederatedJobSpec) -> claim::Work {
+pub(crate) fn work(controller: &Controller, data: &FarmDatasets, spec: FederatedJobSpec) -> claim::Work {
     let (target, manifest) = base_manifest(controller, &model());
     let uploaded = controller.upload("manifest", &manifest);
     let evaluation = controller.upload("evaluation.jsonl", to_jsonl(&data.evaluation).as_bytes());
@@ -90,7 +90,7 @@ fn work(controller: &Controller, data: &FarmDatasets, spec: FederatedJobSpec) ->
     })
 }
 
-fn spec() -> FederatedJobSpec {
+pub(crate) fn spec() -> FederatedJobSpec {
     FederatedJobSpec {
         job: "job-1".to_owned(),
         deployment: "farm".to_owned(),
@@ -136,7 +136,7 @@ fn spent(spec: &FederatedJobSpec, attempts: u64) -> f64 {
     Accountant::Rdp.epsilon(&[mechanism], delta).get().min(spec.epsilon)
 }
 
-fn data() -> FarmDatasets {
+pub(crate) fn data() -> FarmDatasets {
     FarmDatasets::generate(
         5,
         DatasetSizes {
@@ -147,7 +147,7 @@ fn data() -> FarmDatasets {
     )
 }
 
-fn devices(stage: &Stage, data: &FarmDatasets) -> Vec<Device> {
+pub(crate) fn devices(stage: &Stage, data: &FarmDatasets) -> Vec<Device> {
     let weights = model();
     let device = |number: u8| {
         Device::new(
@@ -285,7 +285,11 @@ async fn a_job_that_gains_is_published_and_its_release_verifies_as_a_device_veri
     {
         let state = controller.state();
         assert_eq!(state.closed.len(), 2);
-        let summaries: Vec<_> = state.closed.iter().map(|closed| closed.summary.unwrap()).collect();
+        let summaries: Vec<_> = state
+            .closed
+            .iter()
+            .map(|closed| closed.summary.clone().unwrap())
+            .collect();
         let epsilons: Vec<f64> = summaries.iter().map(|summary| summary.epsilon).collect();
         assert_eq!(epsilons, [spent(&spec(), 1), spent(&spec(), 2)]);
         assert!(

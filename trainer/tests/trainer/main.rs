@@ -7,4 +7,5 @@ mod fleet;
 mod hub;
 mod import;
 mod job;
+mod liars;
 mod rounds;

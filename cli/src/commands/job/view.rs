@@ -34,6 +34,39 @@ struct RoundView {
     exact_match: f64,
     epsilon: f64,
     duration_ms: u64,
+    turned_away: Vec<TurnedAwayView>,
+}
+
+/// Why contributions to a round were turned away, and whose.
+#[derive(Serialize)]
+struct TurnedAwayView {
+    reason: String,
+    devices: u32,
+    /// The first of them.
+    device_ids: Vec<String>,
+}
+
+impl From<v1::TurnedAway> for TurnedAwayView {
+    fn from(turned_away: v1::TurnedAway) -> Self {
+        Self {
+            reason: turned_away.reason,
+            devices: turned_away.devices,
+            device_ids: turned_away.device_ids,
+        }
+    }
+}
+
+impl TurnedAwayView {
+    fn line(&self, round: u32) -> String {
+        let more = self.devices as usize > self.device_ids.len();
+        format!(
+            "round {round}: {} turned away for {}: {}{}",
+            self.devices,
+            self.reason,
+            self.device_ids.join(", "),
+            if more { ", ..." } else { "" }
+        )
+    }
 }
 
 /// What the evaluation gate found of one variant in use.
@@ -108,6 +141,7 @@ impl View {
             exact_match: round.exact_match,
             epsilon: round.epsilon,
             duration_ms: round.duration_ms,
+            turned_away: round.turned_away.into_iter().map(TurnedAwayView::from).collect(),
         };
         let ineligible = |device: v1::IneligibleDevice| IneligibleView {
             device_id: device.device_id,
@@ -155,6 +189,14 @@ impl View {
                     ]
                 }),
             ));
+        }
+        for round in &self.rounds {
+            parts.extend(
+                round
+                    .turned_away
+                    .iter()
+                    .map(|turned_away| turned_away.line(round.round)),
+            );
         }
         if !self.evaluations.is_empty() {
             parts.push(gate(&self.evaluations));
@@ -215,4 +257,30 @@ pub(super) fn print_all(format: Format, jobs: Vec<v1::Job>) -> Result<()> {
             }),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jobs_status_names_who_lied_in_which_round_and_how() {
+        let liars = v1::TurnedAway {
+            reason: "entries out of range".to_owned(),
+            devices: 3,
+            device_ids: vec!["a".to_owned(), "b".to_owned()],
+        };
+        let round = v1::RoundSummary {
+            round: 2,
+            turned_away: vec![liars],
+            ..v1::RoundSummary::default()
+        };
+        let job = v1::Job {
+            rounds: vec![round],
+            ..v1::Job::default()
+        };
+        let text = View::of(job).details();
+        let expected = "round 2: 3 turned away for entries out of range: a, b, ...";
+        assert!(text.lines().any(|line| line == expected), "{text}");
+    }
 }

@@ -11,12 +11,14 @@ mod machine;
 pub mod registry;
 mod spec;
 mod state;
+mod tally;
 
 pub use admission::{NotAdmitted, OpenAttempt};
 pub use eligibility::{Activity, BudgetState, Connection, Consent, Ineligible, TrainingCandidate, TrainingNeeds};
 pub use event::{AbandonCause, Action, Answer, Decline, Event, Refused, VariantEvaluation};
 pub use spec::{EvaluationRule, JobSpec, JobSpecError};
 pub use state::{CohortMember, JobFailure, JobPhase, JobState, RoundPhase};
+pub use tally::{Tally, TurnedAway};
 
 #[cfg(test)]
 mod tests;

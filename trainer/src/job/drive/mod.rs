@@ -1,19 +1,17 @@
 //! The shell around the decider of rounds: it tells what happened, and does what is decided.
 
+mod ending;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use fieldfare_fleet::round::{Action, Answer, Event, JobFailure, JobState, Refused, VariantEvaluation};
+use fieldfare_fleet::round::{Action, Answer, Event, JobFailure, JobState, Refused, Tally, VariantEvaluation};
 use fieldfare_fleet::{ByteSize, DeviceId, Digest, NatsPerToken, RoundId, VariantName};
-use fieldfare_proto::v1::{
-    AcceptedContribution, CloseRoundRequest, FederatedCheckpoint, JobStage, RoundEvent, RoundSummary, round_event,
-};
+use fieldfare_proto::v1::{FederatedCheckpoint, JobStage, RoundEvent, round_event};
 
-use super::privacy::opened;
+use super::Job;
 use super::round::{Attempted, kept_configuration};
-use super::{Job, bench};
-use crate::clock::unix_ms;
 use crate::evaluation::{EvaluationError, Measured};
 use crate::failure::{WorkError, chain};
 use crate::limits::SELECT_INTERVAL;
@@ -47,6 +45,8 @@ struct Drive<'a> {
     actions: VecDeque<Action>,
     /// Loss of the most precise variant with the present state.
     last_loss: f64,
+    /// What devices brought to earlier attempts at the round under way and was turned away.
+    turned_away: Tally,
 }
 
 /// Carries out the rounds that the checkpoint leaves; the last checkpoint and the state after it.
@@ -101,6 +101,7 @@ impl<'a> Drive<'a> {
             computing,
             actions,
             last_loss,
+            turned_away: Tally::default(),
         })
     }
 
@@ -212,7 +213,10 @@ impl<'a> Drive<'a> {
             Action::Publish => return Ok(true),
             // Whether the gain is enough is the gate's to say, with all its numbers.
             Action::Fail(JobFailure::NoGain { .. }) => return Ok(true),
-            Action::Fail(failure) => return Err(WorkError::Impossible(failure.to_string())),
+            Action::Fail(failure) if self.turned_away.is_empty() => {
+                return Err(WorkError::Impossible(failure.to_string()));
+            }
+            Action::Fail(failure) => return Err(WorkError::Impossible(format!("{failure}; {}", self.turned_away))),
         }
         Ok(false)
     }
@@ -346,84 +350,6 @@ impl<'a> Drive<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Commits the round: its state is with the controller first, then one call makes it count.
-    async fn commit(&mut self) -> Result<(), WorkError> {
-        let Some(attempted) = self.attempted.take() else {
-            return Ok(());
-        };
-        let state_sha256 = self
-            .job
-            .workshop
-            .artifacts
-            .store(bench::encode(&attempted.candidate))
-            .await?;
-        fieldfare_crash::point("trainer.round.stored");
-        let summary = self.summary(&attempted);
-        let checkpoint = FederatedCheckpoint {
-            committed_round: attempted.id.round.0,
-            attempt: 0,
-            state_sha256: state_sha256.as_bytes().to_vec(),
-            rounds: self.checkpoint.rounds.iter().chain([&summary]).copied().collect(),
-            ..self.checkpoint.clone()
-        };
-        let accepted = attempted.accepted.iter().map(|(device, digest)| AcceptedContribution {
-            device_id: device.to_string(),
-            sha256: digest.as_bytes().to_vec(),
-        });
-        let request = CloseRoundRequest {
-            fence: None,
-            round: Some((&attempted.id).into()),
-            accepted: accepted.collect(),
-            summary: Some(summary),
-            checkpoint: Some(checkpoint.clone()),
-        };
-        self.job.gateway.close_round(request).await?;
-        fieldfare_crash::point("trainer.round.closed");
-        tracing::info!(
-            round = %attempted.id,
-            accepted = summary.accepted,
-            cohort = summary.cohort,
-            loss = summary.loss_nats_per_token,
-            exact_match = summary.exact_match,
-            epsilon = summary.epsilon,
-            "committed"
-        );
-        self.last_loss = summary.loss_nats_per_token;
-        self.state.clone_from(&attempted.candidate);
-        self.checkpoint = checkpoint;
-        attempted.forget(self.job);
-        Ok(())
-    }
-
-    fn summary(&self, attempted: &Attempted) -> RoundSummary {
-        let now = self.job.workshop.time.now();
-        let (cohort, accepted) = (self.machine.spec.cohort, attempted.accepted.len() as u32);
-        let attempts = opened(&self.checkpoint.rounds, attempted.id.attempt.0);
-        RoundSummary {
-            round: attempted.id.round.0,
-            attempt: attempted.id.attempt.0,
-            cohort,
-            accepted,
-            dropped: cohort.saturating_sub(accepted),
-            loss_nats_per_token: attempted.measured.loss_per_token(),
-            exact_match: attempted.measured.exact_rate(),
-            epsilon: self.job.plan.privacy.spent(attempts),
-            finished_unix_ms: unix_ms(now),
-            duration_ms: u64::try_from(now.since(attempted.begun).as_millis()).unwrap_or(u64::MAX),
-        }
-    }
-
-    async fn abandon(&mut self, round: &RoundId, cause: &str) -> Result<(), WorkError> {
-        self.computing = None;
-        let Some(attempted) = self.attempted.take() else {
-            return Ok(());
-        };
-        tracing::warn!(%round, cause, dropped = ?attempted.dropped, "the attempt is abandoned");
-        attempted.forget(self.job);
-        self.checkpoint.attempt = round.attempt.0;
-        self.job.checkpoint(self.checkpoint.clone()).await.map(drop)
     }
 }
 
