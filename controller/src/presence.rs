@@ -22,10 +22,23 @@ pub struct Sign {
     pub observed: Option<ObservedState>,
 }
 
+/// For what sessions of a device were ended or refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The last reason.
+    pub reason: String,
+    /// When that was.
+    pub at: Timestamp,
+    /// How often there was one.
+    pub times: u32,
+}
+
 /// The signs of life of devices and trainers that this process sees.
 #[derive(Debug, Default)]
 pub struct Presence {
     devices: Mutex<BTreeMap<DeviceId, Sign>>,
+    /// At most one of each enrolled device.
+    refused: Mutex<BTreeMap<DeviceId, Refused>>,
     trainers: Mutex<BTreeMap<TrainerName, (Timestamp, u32)>>,
     changed: watch::Sender<u64>,
 }
@@ -77,6 +90,19 @@ impl Presence {
             sign.connected = false;
         }
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// A session of a device was ended or refused by the device's own doing.
+    pub fn refused(&self, device: DeviceId, reason: String, now: Timestamp) {
+        let mut refused = lock(&self.refused);
+        let times = refused.get(&device).map_or(1, |before| before.times.saturating_add(1));
+        let at = now;
+        refused.insert(device, Refused { reason, at, times });
+    }
+
+    /// For what sessions of a device were ended or refused here; nothing where they were not.
+    pub fn refusal_of(&self, device: DeviceId) -> Option<Refused> {
+        lock(&self.refused).get(&device).cloned()
     }
 
     /// Whether this session is the newest one of its device here.

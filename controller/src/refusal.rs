@@ -110,6 +110,27 @@ impl Refusal {
         }
     }
 
+    /// Whether the caller is to blame, and not the controller or the time.
+    pub(crate) const fn is_the_callers(&self) -> bool {
+        match self {
+            Self::Invalid { .. }
+            | Self::Missing { .. }
+            | Self::Exists { .. }
+            | Self::Anonymous(_)
+            | Self::Forbidden(_)
+            | Self::Stale(_)
+            | Self::TooLate(_) => true,
+            Self::Unready(_)
+            | Self::Full(_)
+            | Self::Contended { .. }
+            | Self::ShuttingDown
+            | Self::Undecodable { .. }
+            | Self::Store(_)
+            | Self::Unrecorded(_)
+            | Self::Broken { .. } => false,
+        }
+    }
+
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Invalid { .. } => Code::InvalidArgument,

@@ -10,10 +10,10 @@ use fieldfare_proto::v1::{
     DesiredState, DeviceMessage, GatewayMessage, Hello, SessionRecord, Welcome, device_message, gateway_message,
 };
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{come_back, invitations, observed};
-use crate::limits::{COME_BACK_MAX, HEARTBEAT_INTERVAL, HELLO_TIMEOUT, SESSION_SILENCE, TICK};
+use crate::limits::{COME_BACK_MAX, FREE_TEXT_BYTES_MAX, HEARTBEAT_INTERVAL, HELLO_TIMEOUT, SESSION_SILENCE, TICK};
 use crate::mirror::Topic;
 use crate::plane::ControlPlane;
 use crate::records::attempt;
@@ -53,7 +53,13 @@ pub(super) async fn serve(
     };
     let mut session = match opened {
         Ok(session) => session,
-        Err(refusal) => return drop(answers.send(Err(refusal.into())).await),
+        Err(refusal) => {
+            // Who says hello to nobody's understanding, or not at all, is seen where people look for the device.
+            if refusal.is_the_callers() {
+                note_refusal(&plane, device, &refusal);
+            }
+            return drop(answers.send(Err(refusal.into())).await);
+        }
     };
     let ended = session.run(&mut incoming).await;
     let fence = session.fence;
@@ -69,10 +75,24 @@ pub(super) async fn serve(
                 .await,
         ),
         Err(refusal) => {
-            tracing::debug!(%device, fence, error = chain(&refusal), "session refused");
+            // A device that fell silent may be without a network.
+            if refusal.is_the_callers() && !matches!(refusal, Refusal::TooLate(_)) {
+                note_refusal(&plane, device, &refusal);
+            }
             drop(answers.send(Err(refusal.into())).await);
         }
     }
+}
+
+fn note_refusal(plane: &ControlPlane, device: DeviceId, refusal: &Refusal) {
+    let reason = chain(refusal);
+    tracing::warn!(%device, reason, "a session was refused");
+    let cut = reason
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(FREE_TEXT_BYTES_MAX)
+        .collect();
+    plane.presence.refused(device, cut, plane.clock.now());
 }
 
 /// Takes the hello, fences older sessions off, and welcomes the device.
@@ -171,6 +191,10 @@ impl Session {
                     Ok(Some(DeviceMessage { message: Some(message) })) => self.take(message).await?,
                     // Of a kind that a newer version knows; what is not understood changes nothing.
                     Ok(Some(DeviceMessage { message: None })) => {}
+                    // Beyond the limit, or no message at all; a connection that broke has other codes.
+                    Err(status) if matches!(status.code(), Code::OutOfRange | Code::Internal) => {
+                        return Err(Refusal::invalid("message", status.message()));
+                    }
                     Ok(None) | Err(_) => return Ok(End::Gone),
                 },
                 _ = desired.changed() => {}

@@ -80,7 +80,11 @@ fn device(plane: &ControlPlane, records: &Records, id: DeviceId, record: &Device
         running: observed.models.iter().map(summary).collect(),
         agent_version: status.map(|status| status.agent_version.clone()).unwrap_or_default(),
         key_digest: record.key_digest.clone(),
-        refused: None,
+        refused: plane.presence.refusal_of(id).map(|refused| v1::DeviceRefusal {
+            reason: refused.reason,
+            refused_unix_ms: unix_ms(refused.at),
+            times: refused.times,
+        }),
     }
 }
 

@@ -9,6 +9,7 @@ mod decisions;
 mod enrolment;
 mod hostile;
 mod jobs;
+mod lies;
 mod plain;
 mod publication;
 mod rollouts;

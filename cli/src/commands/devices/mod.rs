@@ -64,6 +64,15 @@ struct View {
     labels: BTreeMap<String, String>,
     profile: Option<CapabilityProfile>,
     running: Vec<Running>,
+    refused: Option<RefusedView>,
+}
+
+/// For what the controller refused a session of the device.
+#[derive(Serialize)]
+struct RefusedView {
+    reason: String,
+    refused_unix_ms: i64,
+    times: u32,
 }
 
 #[derive(Serialize)]
@@ -102,6 +111,11 @@ impl View {
             labels: device.labels,
             profile: device.profile.and_then(|profile| profile.try_into().ok()),
             running: device.running.into_iter().map(Running::of).collect(),
+            refused: device.refused.map(|refused| RefusedView {
+                reason: refused.reason,
+                refused_unix_ms: refused.refused_unix_ms,
+                times: refused.times,
+            }),
         }
     }
 }
@@ -298,8 +312,41 @@ fn details(view: &View) -> String {
             rows.push(("obstacle", running.obstacle.clone()));
         }
     }
+    if let Some(refused) = &view.refused {
+        let last = since(clock::now(), refused.refused_unix_ms);
+        rows.push((
+            "refused",
+            format!("{} times, last {last}: {}", refused.times, refused.reason),
+        ));
+    }
     rows.iter()
         .map(|(name, value)| format!("{name:<10} {value}"))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_shown_with_what_it_was_refused_for() {
+        let device = |refused| v1::Device {
+            refused,
+            ..v1::Device::default()
+        };
+        let refused = v1::DeviceRefusal {
+            reason: "profile.cores: is 0".to_owned(),
+            refused_unix_ms: 0,
+            times: 2,
+        };
+        let text = details(&View::of(device(Some(refused))));
+        let line = text.lines().find(|line| line.starts_with("refused"));
+        assert_eq!(
+            line,
+            Some("refused    2 times, last never: profile.cores: is 0"),
+            "{text}"
+        );
+        assert!(!details(&View::of(device(None))).contains("refused"));
+    }
 }
