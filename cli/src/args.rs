@@ -87,6 +87,8 @@ pub enum Command {
     /// Federated jobs and imports.
     #[command(subcommand, alias = "jobs")]
     Job(commands::job::Action),
+    /// Looks at clocks, certificates, keys, disks, the store, releases, trainers and devices, and says what to do about what it finds.
+    Doctor,
     /// Audit logs of controllers and devices, offline: from their files alone.
     #[command(subcommand)]
     Audit(commands::audit::Action),

@@ -210,6 +210,11 @@ impl Context {
         &self.name
     }
 
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The operator's identity.
     ///
     /// # Errors

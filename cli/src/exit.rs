@@ -8,6 +8,9 @@ pub enum Failure {
     /// A gate said no: 3.
     #[error("{0}")]
     Refused(String),
+    /// An examination found problems, which it has told: 1.
+    #[error("{0} of these are problems")]
+    Unwell(usize),
     /// Ctrl-C, or a request to terminate: 130.
     #[error("interrupted")]
     Interrupted,
@@ -53,6 +56,6 @@ pub fn report(error: &anyhow::Error, colour: bool) -> ExitCode {
     match error.downcast_ref::<Failure>() {
         Some(Failure::Refused(_)) => ExitCode::from(3),
         Some(Failure::Interrupted) => ExitCode::from(130),
-        None => ExitCode::FAILURE,
+        Some(Failure::Unwell(_)) | None => ExitCode::FAILURE,
     }
 }

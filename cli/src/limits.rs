@@ -70,3 +70,33 @@ pub const MAX_OPEN_CALLS: usize = 10_000;
 
 /// Longest example in a file of held-out text, in bytes: as the trainer takes them.
 pub const MAX_EXAMPLE_BYTES: usize = 1 << 20;
+
+/// A clock that differs by this much is told: more than any network makes of it.
+pub const CLOCK_DIFFERENCE: Duration = Duration::from_secs(5);
+
+/// A clock that differs by this much does harm: certificates are backdated by five minutes, for clocks that are behind.
+pub const CLOCK_DIFFERENCE_UNSAFE: Duration = Duration::from_secs(300);
+
+/// An answer that takes longer is called slow: a person notices it in every command.
+pub const SLOW_ANSWER: Duration = Duration::from_millis(500);
+
+/// Less free disk than this is a problem: one release of the smallest useful model does not fit.
+pub const SHORT_OF_DISK_BYTES: u64 = 256 << 20;
+
+/// Less free disk than this at a controller is told: an import of a model with its variants takes as much.
+pub const LITTLE_DISK_BYTES: u64 = 2 << 30;
+
+/// Less free disk than this on a device is told: an update needs room for a second model beside the one that serves.
+pub const DEVICE_SHORT_OF_DISK_BYTES: u64 = 256 << 20;
+
+/// An authority that ends sooner is told: its successor must reach members that are away for weeks.
+pub const AUTHORITY_ENDS_SOON: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Metadata that somebody signs by hand, and that ends sooner, is told: whoever has the key may be on holiday.
+pub const METADATA_ENDS_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Metadata that the controller signs by itself is renewed eight hours before its end.
+pub const ONLINE_METADATA_ENDS_SOON: Duration = Duration::from_secs(4 * 3600);
+
+/// Devices that one finding names; the rest is counted.
+pub const DEVICES_NAMED: usize = 5;

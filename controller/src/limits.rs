@@ -176,3 +176,12 @@ pub const TURNED_AWAY_REASONS_MAX: usize = 16;
 
 /// Rounds of a job, from the last one back, whose liars are still named in its status, so that the record of a long job stays small.
 pub const TURNED_AWAY_ROUNDS_MAX: usize = 16;
+
+/// Names of missing artifacts that an examination tells; the rest is counted.
+pub const MISSING_SHOWN_MAX: usize = 20;
+
+/// Devices with a clock that is off, that an examination tells: whoever has more has one cause to look for.
+pub const CLOCKS_SHOWN_MAX: usize = 100;
+
+/// How much a device's clock may differ before an examination tells it: what a slow network makes of a heartbeat.
+pub const CLOCK_DIFFERENCE_MIN_MS: u64 = 5_000;

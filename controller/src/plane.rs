@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use fieldfare_store::Location;
 use fieldfare_tls::{CertificateAuthority, DenyList, Endpoint, IdentityHandle, TimeSource};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::audit::Audit;
+use crate::folder::Folder;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
@@ -54,6 +56,10 @@ pub struct ControlPlane {
     pub grpc_endpoints: Vec<Endpoint>,
     /// Where others reach the artifact server.
     pub artifact_endpoint: Endpoint,
+    /// Where the keys, the artifacts and perhaps the store lie.
+    pub folder: Folder,
+    /// Which store holds the records.
+    pub location: Location,
     /// Ends every stream and task.
     pub shutdown: CancellationToken,
 }

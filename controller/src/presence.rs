@@ -16,6 +16,8 @@ pub struct Sign {
     pub connected: bool,
     /// When its last message came.
     pub last_heard: Timestamp,
+    /// How much its clock was ahead when it last told the time, in milliseconds.
+    pub clock_ahead_ms: Option<i64>,
     /// Whether it could take part in a round, as it last said.
     pub readiness: TrainingReadiness,
     /// What it last observed of itself, with the figures that are not worth a write.
@@ -74,6 +76,26 @@ impl Presence {
             }
             _ => false,
         }
+    }
+
+    /// A device told the time by its own clock, on the session that is the newest one.
+    pub fn told_time(&self, device: DeviceId, fence: u64, now: Timestamp, sent_unix_ms: i64) {
+        let now = i64::try_from(now.unix_ms()).unwrap_or(i64::MAX);
+        if let Some(sign) = lock(&self.devices).get_mut(&device).filter(|sign| sign.fence == fence) {
+            sign.clock_ahead_ms = Some(sent_unix_ms.saturating_sub(now));
+        }
+    }
+
+    /// Connected devices whose clock is off by at least this much, the worst first.
+    pub fn clocks_off_by(&self, least_ms: u64) -> Vec<(DeviceId, i64)> {
+        let devices = lock(&self.devices);
+        let connected = devices.iter().filter(|(_, sign)| sign.connected);
+        let mut off: Vec<(DeviceId, i64)> = connected
+            .filter_map(|(id, sign)| Some((*id, sign.clock_ahead_ms?)))
+            .filter(|(_, ahead)| ahead.unsigned_abs() >= least_ms)
+            .collect();
+        off.sort_by_key(|(id, ahead)| (std::cmp::Reverse(ahead.unsigned_abs()), *id));
+        off
     }
 
     /// A report came on the session that is the newest one.

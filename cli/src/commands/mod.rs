@@ -5,6 +5,7 @@ pub mod completions;
 pub mod context;
 pub mod deploy;
 pub mod devices;
+pub mod doctor;
 pub mod job;
 pub mod plan;
 pub mod quickstart;
@@ -49,6 +50,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<()> {
         Command::Deploy(arguments) => deploy::run(&Session::open(global).await?, arguments).await,
         Command::Rollout(action) => rollout::run(&Session::open(global).await?, action).await,
         Command::Job(action) => job::run(&Session::open(global).await?, action).await,
+        Command::Doctor => doctor::run(global).await,
         Command::Audit(action) => audit::run(global.output, &action),
         Command::Completions(arguments) => completions::run(global, &arguments),
     }

@@ -204,7 +204,7 @@ fn verdict(done: &Result<()>) -> (Outcome, Option<String>) {
     let outcome = match error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
         Some(Failure::Refused(_)) => Outcome::Refused,
         Some(Failure::Interrupted) => Outcome::Interrupted,
-        None => Outcome::Failed,
+        Some(Failure::Unwell(_)) | None => Outcome::Failed,
     };
     (outcome, Some(format!("{error:#}")))
 }

@@ -6,6 +6,7 @@ mod audit;
 mod binary;
 mod contexts;
 mod devices;
+mod doctor;
 mod gguf;
 mod jobs;
 mod plan;

@@ -36,7 +36,7 @@ enum Sort {
 }
 
 /// Methods that are not logged as a change. Whatever is not named here is.
-const EXCEPTIONS: [(&str, Sort); 24] = [
+const EXCEPTIONS: [(&str, Sort); 25] = [
     ("fieldfare.v1.Operator/ListTokens", Sort::Read),
     ("fieldfare.v1.Operator/ListDevices", Sort::Read),
     ("fieldfare.v1.Operator/GetDevice", Sort::Read),
@@ -54,6 +54,7 @@ const EXCEPTIONS: [(&str, Sort); 24] = [
     ("fieldfare.v1.Operator/GetJob", Sort::Read),
     ("fieldfare.v1.Operator/WatchJob", Sort::Read),
     ("fieldfare.v1.Operator/ListTrainers", Sort::Read),
+    ("fieldfare.v1.Operator/Examine", Sort::Read),
     ("fieldfare.v1.TrainerGateway/Watch", Sort::Read),
     ("fieldfare.v1.TrainerGateway/Claim", Sort::Poll),
     // A sign of life, every few seconds.

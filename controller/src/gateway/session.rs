@@ -265,7 +265,11 @@ impl Session {
         }
         match message {
             device_message::Message::Hello(_) => Err(Refusal::invalid("message", "`hello` is the first message only")),
-            device_message::Message::Heartbeat(_) => Ok(()),
+            device_message::Message::Heartbeat(heartbeat) => {
+                let presence = &self.plane.presence;
+                presence.told_time(self.device, self.fence, now, heartbeat.sent_unix_ms);
+                Ok(())
+            }
             device_message::Message::Observed(state) => {
                 observed::Seen::of_state(state)?
                     .note(&self.plane, self.device, self.fence)

@@ -2,6 +2,7 @@
 
 mod deployments;
 mod devices;
+mod examine;
 mod releases;
 mod tokens;
 mod watches;
@@ -233,5 +234,10 @@ impl Operator for OperatorService {
         Ok(Response::new(ListTrainersResponse {
             trainers: jobs::trainers(&self.plane),
         }))
+    }
+
+    async fn examine(&self, request: Request<ExamineRequest>) -> Answer<ExamineResponse> {
+        self.admit(request).await?;
+        Ok(Response::new(examine::examine(&self.plane).await?))
     }
 }

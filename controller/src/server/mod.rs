@@ -123,6 +123,8 @@ impl Server {
                 .map(|host| endpoint(host, ports.0))
                 .collect::<Result<_>>()?,
             artifact_endpoint: endpoint(&hosts[0], ports.1)?,
+            folder: folder.clone(),
+            location,
             shutdown,
         });
         let endpoints = EndpointsFile {

@@ -4622,6 +4622,79 @@ pub struct Trainer {
     #[prost(string, tag = "5")]
     pub delegation_public_key_pem: ::prost::alloc::string::String,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExamineRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExamineResponse {
+    #[prost(int64, tag = "1")]
+    pub now_unix_ms: i64,
+    /// "redb" or "etcd".
+    #[prost(string, tag = "2")]
+    pub store: ::prost::alloc::string::String,
+    /// How long the store took to answer.
+    #[prost(uint64, tag = "3")]
+    pub store_answer_us: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub disks: ::prost::alloc::vec::Vec<DiskSpace>,
+    /// Private keys that others on the controller's machine may read, as paths in the fleet's folder.
+    #[prost(string, repeated, tag = "5")]
+    pub exposed_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(int64, tag = "6")]
+    pub certificate_expires_unix_ms: i64,
+    #[prost(int64, tag = "7")]
+    pub authority_expires_unix_ms: i64,
+    /// Empty before the first root; snapshot, timestamp and targets are missing before the first publication.
+    #[prost(message, repeated, tag = "8")]
+    pub metadata: ::prost::alloc::vec::Vec<MetadataState>,
+    /// Whether the root names the online keys that this controller holds; true before the first root.
+    #[prost(bool, tag = "9")]
+    pub online_keys_named: bool,
+    #[prost(uint64, tag = "10")]
+    pub listed_artifacts: u64,
+    #[prost(uint64, tag = "11")]
+    pub missing_artifacts: u64,
+    /// Names of some of the missing ones.
+    #[prost(string, repeated, tag = "12")]
+    pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Connected devices whose clock differs from the controller's, the worst first.
+    #[prost(message, repeated, tag = "13")]
+    pub clocks: ::prost::alloc::vec::Vec<DeviceClock>,
+    #[prost(uint64, tag = "14")]
+    pub device_certificate_lifetime_ms: u64,
+    /// How long after its certificate has expired a device may still renew it.
+    #[prost(uint64, tag = "15")]
+    pub renewal_grace_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiskSpace {
+    /// What lies there: "state" or "artifacts".
+    #[prost(string, tag = "1")]
+    pub holds: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub free_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub total_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MetadataState {
+    /// A top-level role, or the name of a delegated one.
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    #[prost(int64, tag = "3")]
+    pub expires_unix_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeviceClock {
+    #[prost(string, tag = "1")]
+    pub device_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// How much the device's clock is ahead of the controller's.
+    #[prost(int64, tag = "3")]
+    pub ahead_ms: i64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum TokenRole {
@@ -5510,6 +5583,31 @@ pub mod operator_client {
                 .insert(GrpcMethod::new("fieldfare.v1.Operator", "ListTrainers"));
             self.inner.unary(req, path, codec).await
         }
+        /// How the controller itself is: its disks, keys, certificates and metadata, and what it knows of clocks. It changes nothing.
+        pub async fn examine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExamineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExamineResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fieldfare.v1.Operator/Examine",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fieldfare.v1.Operator", "Examine"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5698,6 +5796,11 @@ pub mod operator_server {
             tonic::Response<super::ListTrainersResponse>,
             tonic::Status,
         >;
+        /// How the controller itself is: its disks, keys, certificates and metadata, and what it knows of clocks. It changes nothing.
+        async fn examine(
+            &self,
+            request: tonic::Request<super::ExamineRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExamineResponse>, tonic::Status>;
     }
     /// Everything that the command line, a console and automation need. The tenant comes from the credential.
     #[derive(Debug)]
@@ -7015,6 +7118,49 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListTrainersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fieldfare.v1.Operator/Examine" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExamineSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::ExamineRequest>
+                    for ExamineSvc<T> {
+                        type Response = super::ExamineResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExamineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::examine(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExamineSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
