@@ -1,13 +1,20 @@
 //! Large objects by their SHA-256: artifacts, manifests, metadata files, states of federated jobs.
 //!
-//! A blob is complete and right, or it is not there: its bytes are hashed while they arrive, and it gets its name last.
+//! A blob is complete and right, or it is not there: its bytes are hashed while they arrive, and it gets its name last. Its time of
+//! change is when it was last stored or held; what collects blobs goes by that.
 
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use fieldfare_fleet::Timestamp;
 use fieldfare_release::{ArtifactError, ArtifactVerifier, Sha256Digest};
+use fieldfare_tls::TimeSource;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
@@ -21,6 +28,28 @@ use crate::limits::{BLOB_BYTES_MAX, BLOB_PART_BYTES};
 #[derive(Clone, Debug)]
 pub struct Blobs {
     objects: Arc<dyn ObjectStore>,
+    folder: PathBuf,
+    clock: TimeSource,
+    /// Held while the time of a blob is set, and while it is looked at and the blob removed for it.
+    times: Arc<Mutex<()>>,
+}
+
+/// A file among the blobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its length, in bytes.
+    pub length: u64,
+    /// When it was last stored or held.
+    pub touched: Timestamp,
+}
+
+/// What lies among the blobs.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// The blobs.
+    pub blobs: BTreeMap<Sha256Digest, Stored>,
+    /// Parts of uploads that their process did not live to finish or to remove, or that are under way.
+    pub unfinished: BTreeMap<PathBuf, Stored>,
 }
 
 /// Why a blob was not stored or not found.
@@ -46,6 +75,9 @@ pub enum BlobError {
     /// The object store failed.
     #[error("the object store failed")]
     Objects(#[source] ObjectError),
+    /// The folder of the blobs cannot be read or changed.
+    #[error("the folder of the blobs")]
+    Folder(#[source] io::Error),
 }
 
 fn path(sha256: &Sha256Digest) -> object_store::path::Path {
@@ -56,11 +88,77 @@ fn path(sha256: &Sha256Digest) -> object_store::path::Path {
 
 impl Blobs {
     /// The blobs in a local folder, which must exist. What is acknowledged is synced to disk.
-    pub fn local(folder: &Path) -> Result<Self, BlobError> {
+    pub fn local(folder: &Path, clock: TimeSource) -> Result<Self, BlobError> {
         let objects = LocalFileSystem::new_with_prefix(folder).map_err(BlobError::Objects)?;
         Ok(Self {
             objects: Arc::new(objects.with_fsync(true)),
+            folder: folder.to_owned(),
+            clock,
+            times: Arc::default(),
         })
+    }
+
+    /// The length of a blob for somebody who is about to name it, or who stores it again; nothing if it is not there. From now on it
+    /// counts as new.
+    pub async fn hold(&self, sha256: &Sha256Digest) -> Result<Option<u64>, BlobError> {
+        let (file, times) = (self.folder.join(path(sha256).as_ref()), Arc::clone(&self.times));
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.now().unix_ms());
+        let held = blocking(move || {
+            let _held = times.lock().unwrap_or_else(PoisonError::into_inner);
+            let file = match File::open(file) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                file => file?,
+            };
+            file.set_modified(now)?;
+            file.metadata().map(|about| Some(about.len()))
+        });
+        held.await
+    }
+
+    /// Everything that lies here.
+    pub async fn inventory(&self) -> Result<Inventory, BlobError> {
+        let folder = self.folder.join("sha256");
+        blocking(move || {
+            let mut found = Inventory::default();
+            for part in entries(&folder)? {
+                for (path, about) in entries(&part.0)? {
+                    let (length, touched) = (about.len(), touched(&about)?);
+                    let stored = Stored { length, touched };
+                    let name = path.file_name().and_then(|name| name.to_str());
+                    match name.and_then(|name| name.parse().ok()) {
+                        Some(sha256) => drop(found.blobs.insert(sha256, stored)),
+                        None => drop(found.unfinished.insert(path, stored)),
+                    }
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Removes a blob, unless it was stored or held after `before`. Tells whether it did.
+    pub async fn remove(&self, sha256: &Sha256Digest, before: Timestamp) -> Result<bool, BlobError> {
+        self.remove_file(self.folder.join(path(sha256).as_ref()), before).await
+    }
+
+    /// As [`Blobs::remove`], for a part of an upload that [`Blobs::inventory`] told of.
+    pub async fn remove_unfinished(&self, file: &Path, before: Timestamp) -> Result<bool, BlobError> {
+        self.remove_file(file.to_owned(), before).await
+    }
+
+    async fn remove_file(&self, file: PathBuf, before: Timestamp) -> Result<bool, BlobError> {
+        let times = Arc::clone(&self.times);
+        let removed = blocking(move || {
+            let _held = times.lock().unwrap_or_else(PoisonError::into_inner);
+            if touched(&fs::metadata(&file)?)? > before {
+                return Ok(false);
+            }
+            fs::remove_file(&file).map(|()| true)
+        });
+        match removed.await {
+            Err(BlobError::Folder(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => removed,
+        }
     }
 
     /// The length of a blob; nothing if it is not there.
@@ -78,7 +176,7 @@ impl Blobs {
         &self,
         sha256: Sha256Digest,
         length: u64,
-        bytes: impl Stream<Item = Result<Bytes, E>> + Send,
+        bytes: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<(), BlobError>
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -86,7 +184,7 @@ impl Blobs {
         if length > BLOB_BYTES_MAX {
             return Err(BlobError::TooLong { announced: length });
         }
-        if self.length(&sha256).await? == Some(length) {
+        if self.hold(&sha256).await? == Some(length) {
             return Ok(());
         }
         let mut upload = self
@@ -112,7 +210,7 @@ impl Blobs {
     /// Stores bytes, and tells their digest.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<Sha256Digest, BlobError> {
         let sha256 = Sha256Digest::of(&bytes);
-        if self.length(&sha256).await?.is_none() {
+        if self.hold(&sha256).await?.is_none() {
             self.objects
                 .put(&path(&sha256), PutPayload::from(bytes))
                 .await
@@ -157,10 +255,44 @@ impl Blobs {
     }
 }
 
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, BlobError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+        .map_err(BlobError::Folder)
+}
+
+/// What lies in a folder; nothing in one that is not there, nor what vanishes meanwhile.
+fn entries(folder: &Path) -> io::Result<Vec<(PathBuf, fs::Metadata)>> {
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let listing = match fs::read_dir(folder) {
+        Err(error) if gone(&error) => return Ok(Vec::new()),
+        listing => listing?,
+    };
+    let mut found = Vec::new();
+    for entry in listing {
+        let entry = entry?;
+        match entry.metadata() {
+            Err(error) if gone(&error) => {}
+            about => found.push((entry.path(), about?)),
+        }
+    }
+    Ok(found)
+}
+
+fn touched(about: &fs::Metadata) -> io::Result<Timestamp> {
+    let since = about
+        .modified()?
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(Timestamp::from_unix_ms(
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+    ))
+}
+
 async fn receive<E>(
     upload: &mut dyn MultipartUpload,
     mut verifier: ArtifactVerifier,
-    bytes: impl Stream<Item = Result<Bytes, E>> + Send,
+    bytes: impl Stream<Item = Result<Bytes, E>>,
 ) -> Result<(), BlobError>
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -192,7 +324,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
 
     fn pieces(bytes: &[u8]) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + use<> {
         let chunks: Vec<_> = bytes.chunks(3).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
@@ -202,7 +333,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_announced_bytes_become_a_blob() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::local(folder.path()).unwrap();
+        let blobs = Blobs::local(folder.path(), crate::clock::system()).unwrap();
         let good = b"weights of a model";
         let sha256 = Sha256Digest::of(good);
         let length = good.len() as u64;
@@ -234,7 +365,7 @@ mod tests {
     #[tokio::test]
     async fn an_announced_endless_upload_is_refused_before_it_begins() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::local(folder.path()).unwrap();
+        let blobs = Blobs::local(folder.path(), crate::clock::system()).unwrap();
         let error = blobs
             .put_stream(Sha256Digest::of(b""), BLOB_BYTES_MAX + 1, pieces(b"x"))
             .await

@@ -24,6 +24,12 @@ pub enum Command {
     Init(Init),
     /// Serves the fleet until it is told to stop.
     Run(Run),
+    /// Writes everything that makes the fleet into one file, private keys included. The controller may run meanwhile.
+    Backup(Backup),
+    /// Has the running controller remove artifacts that nothing lists, as it does by itself every six hours.
+    Collect(Collect),
+    /// Makes a fleet of a backup, in a folder and a store that hold nothing.
+    Restore(Restore),
 }
 
 /// Options of `init`.
@@ -75,6 +81,48 @@ pub struct Run {
     /// What is logged, in the syntax of `tracing_subscriber`'s `EnvFilter`.
     #[arg(long, default_value = "info")]
     pub log: String,
+}
+
+/// Options of `backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Folder of the fleet.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// The state store that `init` was given. Without it, `redb:DIR/store.redb`.
+    #[arg(long, value_name = "redb:PATH | etcd:URL[,URL...]")]
+    pub store: Option<Location>,
+    /// The file, a tar archive, which must not exist. It appears when it is whole, and is readable by its owner only.
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Leaves out the weights and adapters of releases, for whoever copies `DIR/blobs` otherwise. What they are is in the backup.
+    #[arg(long)]
+    pub without_artifacts: bool,
+}
+
+/// Options of `collect`.
+#[derive(Debug, Args)]
+pub struct Collect {
+    /// Folder of the fleet.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Only tells what would be removed.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup.
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
+    /// Folder of the fleet, which must be missing or empty.
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+    /// The state store, which must hold nothing: of either kind, whatever the backup was made of. Without it, `redb:DIR/store.redb`.
+    #[arg(long, value_name = "redb:PATH | etcd:URL[,URL...]")]
+    pub store: Option<Location>,
 }
 
 /// Form of the log.

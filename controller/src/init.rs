@@ -162,7 +162,7 @@ async fn first_operator(
 }
 
 /// An identity with a certificate that begins now.
-fn identity(
+pub(crate) fn identity(
     authority: &CertificateAuthority,
     key: PrivateKey,
     principal: &Principal,
@@ -214,6 +214,7 @@ async fn register(
                 generation: None,
                 trust_domain: options.domain.to_string(),
                 created_unix_ms: now,
+                schema: crate::schema::RECORDS,
             };
             change.put(keys.fleet(), &mut fleet);
         }

@@ -185,3 +185,23 @@ pub const CLOCKS_SHOWN_MAX: usize = 100;
 
 /// How much a device's clock may differ before an examination tells it: what a slow network makes of a heartbeat.
 pub const CLOCK_DIFFERENCE_MIN_MS: u64 = 5_000;
+
+/// Longest file of a backup but blobs, in bytes: the list of a million sums has 160 MB, a page of records at most 5 MiB.
+pub const BACKUP_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Most files in a backup, whose names and digests are held in memory: a million blobs and pages.
+pub const BACKUP_NAMES_MAX: usize = 1_000_000;
+
+/// A blob that nothing names is kept this long after it was last stored: whoever uploads names it within minutes, or goes on with a broken
+/// import within a day.
+pub const ARTIFACT_GRACE: Duration = Duration::from_secs(24 * 3600);
+
+/// How often blobs that nothing names are collected.
+pub const COLLECT_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+
+/// Blobs that an answer to a collection names; of more only their number is told.
+pub const COLLECTED_SHOWN_MAX: usize = 1_000;
+
+/// Versions of snapshot and timestamp begin at the epoch's number times this: an epoch is at most a second, and no repository signs a
+/// thousand times a second.
+pub const VERSIONS_PER_EPOCH: u64 = 1_000;

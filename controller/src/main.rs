@@ -4,8 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use fieldfare_controller::backup::{backup, restore};
 use fieldfare_controller::clock;
 use fieldfare_controller::config::{Command, CommandLine, Run};
+use fieldfare_controller::garbage::ask_to_collect;
 use fieldfare_controller::init::{Outcome, init};
 use fieldfare_controller::server::Server;
 use fieldfare_controller::telemetry::Telemetry;
@@ -28,6 +30,23 @@ fn main() -> ExitCode {
             })
         }),
         Command::Run(options) => runtime.block_on(run(options)),
+        Command::Backup(options) => runtime.block_on(backup(&options, &clock::system())).and_then(|made| {
+            let to = options.to.display();
+            say(&format!(
+                "{made} are in {to}, which holds private keys: keep it as safe as they are"
+            ))
+        }),
+        Command::Collect(options) => runtime
+            .block_on(ask_to_collect(&options, &clock::system()))
+            .and_then(|told| say(told.trim_end())),
+        Command::Restore(options) => runtime
+            .block_on(restore(&options, &clock::system()))
+            .and_then(|restored| {
+                let into = options.into.display();
+                say(&format!(
+                    "{into} holds {restored}: `fieldfare-controller run --dir {into}` serves it"
+                ))
+            }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

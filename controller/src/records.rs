@@ -56,8 +56,13 @@ records!(
 
 /// Reads the record of an entry.
 pub fn decode<R: Record>(entry: &Entry) -> Result<R, Refusal> {
-    R::decode(entry.value.clone()).map_err(|source| Refusal::Undecodable {
-        key: entry.key.clone(),
+    decode_at(&entry.key, entry.value.clone())
+}
+
+/// Reads the record that lies at a key.
+pub fn decode_at<R: Record>(key: &Key, value: Bytes) -> Result<R, Refusal> {
+    R::decode(value).map_err(|source| Refusal::Undecodable {
+        key: key.clone(),
         source,
     })
 }
@@ -74,6 +79,11 @@ impl Records {
     /// The records of this store, in this epoch.
     pub fn new(store: Store, epoch: u32) -> Self {
         Self { store, epoch }
+    }
+
+    /// The epoch that new records begin with.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// The store below.

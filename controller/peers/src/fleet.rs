@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
-use fieldfare_controller::clock;
 use fieldfare_controller::config::{Command, CommandLine};
 use fieldfare_controller::folder::EndpointsFile;
 use fieldfare_controller::init::init;
 use fieldfare_controller::plane::ControlPlane;
 use fieldfare_controller::server::Server;
+use fieldfare_controller::{backup, clock};
 use fieldfare_proto::v1::enrolment_client::EnrolmentClient;
 use fieldfare_proto::v1::operator_client::OperatorClient;
 use fieldfare_proto::v1::{
@@ -81,6 +81,23 @@ async fn start(folder: &Path, store: &TestStore, time: &TimeSource) -> Server {
     Server::start(&options, time.clone()).await.unwrap()
 }
 
+/// Restores a backup, as `fieldfare-controller restore` does.
+pub async fn restore(
+    from: &Path,
+    into: &Path,
+    store: &TestStore,
+    time: &TimeSource,
+) -> anyhow::Result<backup::Restored> {
+    let (from, into) = (from.to_str().unwrap(), into.to_str().unwrap());
+    let store = store.arguments();
+    let words = ["restore", "--from", from, "--into", into].into_iter();
+    let words: Vec<&str> = words.chain(store.iter().map(String::as_str)).collect();
+    let Command::Restore(options) = command(&words) else {
+        unreachable!("the words say restore")
+    };
+    backup::restore(&options, time).await
+}
+
 impl Fleet {
     /// A new fleet whose controller serves. Its clock is the machine's, and can be put forward.
     pub async fn start() -> Self {
@@ -127,6 +144,16 @@ impl Fleet {
         }
     }
 
+    /// The store, to look at.
+    pub fn shared_store(&self) -> &TestStore {
+        &self.store
+    }
+
+    /// Drains the controller; its folder and its store stay.
+    pub async fn stand_still(&mut self) {
+        self.drain().await;
+    }
+
     /// The store, for tests that take it away.
     pub fn store(&mut self) -> &mut TestStore {
         &mut self.store
@@ -171,6 +198,34 @@ impl Fleet {
         // The store is closed with the last of it.
         drop(plane);
         Self::serve(folder, store, time, ahead_ms).await
+    }
+
+    /// Backs the fleet up while its controller runs, as `fieldfare-controller backup` does.
+    pub async fn backup(&self, to: &Path) -> anyhow::Result<backup::Made> {
+        self.backup_with(to, &[]).await
+    }
+
+    /// As [`Fleet::backup`], with more words on its command line.
+    pub async fn backup_with(&self, to: &Path, more: &[&str]) -> anyhow::Result<backup::Made> {
+        let (dir, to) = (self.folder().to_str().unwrap(), to.to_str().unwrap());
+        let store = self.store.arguments();
+        let words = ["backup", "--dir", dir, "--to", to].into_iter();
+        let words = words
+            .chain(store.iter().map(String::as_str))
+            .chain(more.iter().copied());
+        let Command::Backup(options) = command(&words.collect::<Vec<_>>()) else {
+            unreachable!("the words say backup")
+        };
+        backup::backup(&options, &self.time).await
+    }
+
+    /// Drains the controller, and has another one serve what a backup holds, in a new folder and on this store.
+    pub async fn restored_on(mut self, from: &Path, store: TestStore) -> (Self, backup::Restored) {
+        self.drain().await;
+        let folder = tempfile::tempdir().unwrap();
+        let restored = restore(from, folder.path(), &store, &self.time).await.unwrap();
+        let (time, ahead_ms) = (self.time.clone(), Arc::clone(&self.ahead_ms));
+        (Self::serve(folder, store, time, ahead_ms).await, restored)
     }
 
     /// A connection of somebody with this identity.

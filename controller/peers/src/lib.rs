@@ -9,5 +9,5 @@ pub mod release;
 mod store;
 pub mod trainer;
 
-pub use fleet::{Enrolled, Fleet, PATIENCE, refusal};
+pub use fleet::{Enrolled, Fleet, PATIENCE, refusal, restore};
 pub use store::TestStore;

@@ -68,7 +68,7 @@ impl From<BlobError> for Failed {
             BlobError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             BlobError::Mismatch(_) => StatusCode::UNPROCESSABLE_ENTITY,
             BlobError::BrokenOff { .. } => StatusCode::BAD_REQUEST,
-            BlobError::Objects(_) => {
+            BlobError::Objects(_) | BlobError::Folder(_) => {
                 tracing::error!(error = chain(&error), "the object store failed");
                 return Self(StatusCode::INTERNAL_SERVER_ERROR, "the object store failed".to_owned());
             }

@@ -34,7 +34,7 @@ pub(super) async fn propose(held: &HeldClaim, plane: &ControlPlane, target: &str
         let (job, mut status) = held.job(&mut change).await?;
         let (name, model, manifest) = manifest(&job, target, bytes)?;
         for (artifact_name, artifact) in manifest.artifacts() {
-            if plane.releases.blobs().length(&artifact.sha256).await? != Some(artifact.length) {
+            if plane.releases.blobs().hold(&artifact.sha256).await? != Some(artifact.length) {
                 let expected = format!("its artifact {artifact_name} ({}) is not uploaded", artifact.sha256);
                 return Err(Refusal::invalid("manifest", expected));
             }

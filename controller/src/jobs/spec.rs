@@ -51,7 +51,7 @@ async fn uploaded(plane: &ControlPlane, field: &str, artifact: &UploadedArtifact
             format!("expected at most {FREE_TEXT_BYTES_MAX} bytes"),
         ));
     }
-    match plane.releases.blobs().length(&sha256).await? {
+    match plane.releases.blobs().hold(&sha256).await? {
         Some(length) if length == artifact.length_bytes => Ok(()),
         Some(length) => Err(Refusal::invalid(
             format!("{field}.length_bytes"),

@@ -198,7 +198,7 @@ fn next_rollout(
     }
     let seed = u64::from_le_bytes(random_bytes()?);
     let Checked { release, policy } = checked.clone();
-    let start = RolloutStart::after(last.as_ref(), name.clone(), release, policy, seed);
+    let start = RolloutStart::after(last.as_ref(), name.clone(), release, policy, seed).in_epoch(plane.records.epoch());
     let (from_manifest, from_requirements) = match (&held, &last) {
         (
             Some(held),

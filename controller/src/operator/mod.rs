@@ -16,6 +16,8 @@ use fieldfare_tls::OperatorName;
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
+use crate::backup;
+use crate::garbage;
 use crate::jobs;
 use crate::plane::ControlPlane;
 use crate::refusal::Refusal;
@@ -239,5 +241,18 @@ impl Operator for OperatorService {
     async fn examine(&self, request: Request<ExamineRequest>) -> Answer<ExamineResponse> {
         self.admit(request).await?;
         Ok(Response::new(examine::examine(&self.plane).await?))
+    }
+
+    async fn export_records(&self, request: Request<ExportRecordsRequest>) -> Answer<ExportRecordsResponse> {
+        let (_, request) = self.admit(request).await?;
+        let store = self.plane.records.store();
+        Ok(Response::new(
+            backup::page(store, &self.plane.keys, &request.page_token).await?,
+        ))
+    }
+
+    async fn collect_artifacts(&self, request: Request<CollectArtifactsRequest>) -> Answer<CollectArtifactsResponse> {
+        let (_, request) = self.admit(request).await?;
+        Ok(Response::new(garbage::collect(&self.plane, request.dry_run).await?))
     }
 }

@@ -18,6 +18,8 @@ pub(super) async fn fleet(plane: &ControlPlane) -> Result<Fleet, Refusal> {
         artifact_endpoint: plane.artifact_endpoint.to_string(),
         snapshot_public_key_pem: online.snapshot.public().to_pem().to_owned(),
         timestamp_public_key_pem: online.timestamp.public().to_pem().to_owned(),
+        next_snapshot_public_key_pem: String::new(),
+        next_timestamp_public_key_pem: String::new(),
         root_version: plane.releases.pointer().await?.root_version,
         controller_version: env!("CARGO_PKG_VERSION").to_owned(),
     })

@@ -134,7 +134,7 @@ impl ReleaseRepository {
     }
 
     async fn check_stored(&self, name: &str, sha256: &Sha256Digest, length: u64) -> Result<(), Refusal> {
-        match self.blobs.length(sha256).await? {
+        match self.blobs.hold(sha256).await? {
             Some(found) if found == length => Ok(()),
             Some(found) => Err(field(
                 name,

@@ -15,6 +15,7 @@ use fieldfare_release::{Sha256Digest, TargetName, UnixSeconds};
 use fieldfare_tls::TimeSource;
 use ring::rand::SystemRandom;
 
+use crate::backup::first_number;
 use crate::blobs::{BlobError, Blobs};
 use crate::clock::unix_ms;
 use crate::keys::Keys;
@@ -35,8 +36,9 @@ pub struct OnlineKeys {
 }
 
 impl OnlineKeys {
-    fn roles(&self) -> OnlineRoles<'_> {
+    fn roles(&self, least_version: Version) -> OnlineRoles<'_> {
         OnlineRoles {
+            least_version,
             snapshot_key: &self.snapshot,
             snapshot_seconds: SNAPSHOT_LIFETIME.as_secs(),
             timestamp_key: &self.timestamp,
@@ -140,11 +142,15 @@ impl ReleaseRepository {
     /// The current metadata; nothing before the first root.
     pub async fn current(&self) -> Result<Option<Arc<Repository>>, Refusal> {
         let pointer = self.pointer().await?;
+        self.current_at(&pointer).await
+    }
+
+    async fn current_at(&self, pointer: &v1::RepositoryRecord) -> Result<Option<Arc<Repository>>, Refusal> {
         let held = || self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, repository)) = held().as_ref().filter(|(at, _)| Some(*at) == pointer.generation) {
             return Ok(Some(Arc::clone(repository)));
         }
-        let Some(repository) = self.load_from(&pointer).await?.map(Arc::new) else {
+        let Some(repository) = self.load_from(pointer).await?.map(Arc::new) else {
             return Ok(None);
         };
         *held() = pointer.generation.map(|at| (at, Arc::clone(&repository)));
@@ -225,8 +231,14 @@ impl ReleaseRepository {
         Ok(change.read(&self.keys.repository()).await?.unwrap_or_default())
     }
 
+    /// Below this, devices may have seen other metadata: what was signed after the backup that this fleet was restored from.
+    fn least_version(&self) -> Version {
+        Version::new(first_number(self.records.epoch())).unwrap_or(Version::FIRST)
+    }
+
     fn sign(&self, repository: &mut Repository) -> Result<(), Refusal> {
-        let signed = repository.publish(self.now(), self.online.roles(), &SystemRandom::new());
+        let roles = self.online.roles(self.least_version());
+        let signed = repository.publish(self.now(), roles, &SystemRandom::new());
         signed.map(drop).map_err(refused("targets"))
     }
 
@@ -259,14 +271,23 @@ impl ReleaseRepository {
         Ok(())
     }
 
-    /// Signs the timestamp again when it will expire soon. Tells whether it did.
+    /// Signs the timestamp again when it will expire soon, or is of an earlier epoch. Tells whether it did.
     pub async fn refresh(&self) -> Result<bool, Refusal> {
         let soon = unix_ms(self.clock.now().saturating_add(TIMESTAMP_RENEW_BEFORE));
+        let least = self.least_version();
         let renewed = attempt!("the release repository", self.records, change, {
             let mut pointer = self.read_pointer(&mut change).await?;
-            let due = pointer.timestamp_expires_unix_ms != 0 && pointer.timestamp_expires_unix_ms < soon;
-            if let Some(mut repository) = if due { self.load_from(&pointer).await? } else { None } {
-                let signed = repository.refresh(self.now(), self.online.roles(), &SystemRandom::new());
+            if pointer.timestamp_expires_unix_ms == 0 {
+                return Ok(false);
+            }
+            let ages = pointer.timestamp_expires_unix_ms < soon;
+            let Some(repository) = self.current_at(&pointer).await? else {
+                return Ok(false);
+            };
+            let due = ages || repository.is_below(least);
+            if due {
+                let mut repository = Repository::clone(&repository);
+                let signed = repository.refresh(self.now(), self.online.roles(least), &SystemRandom::new());
                 signed.map_err(|error| Refusal::broken("signing the timestamp", error))?;
                 self.advance(&mut pointer, &repository).await?;
                 change.put(self.keys.repository(), &mut pointer);

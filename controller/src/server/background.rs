@@ -64,6 +64,7 @@ async fn register(plane: &ControlPlane) -> Result<LeaseId, Refusal> {
 pub(super) fn spawn(plane: &Arc<ControlPlane>, folder: Folder, tasks: &mut JoinSet<()>) {
     tasks.spawn(plane.releases.clone().keep_fresh(plane.shutdown.clone()));
     tasks.spawn(keep_identity(Arc::clone(plane), folder));
+    tasks.spawn(crate::garbage::keep_tidy(Arc::clone(plane)));
     plane.deny.replace(denied(plane, &plane.mirror.read()));
     tasks.spawn(follow_denials(Arc::clone(plane)));
 }

@@ -100,7 +100,7 @@ impl Server {
         let (audit, log) = Audit::start(&folder, identity.principal(), &clock).await?;
         let identity = IdentityHandle::new(identity);
         let records = Records::new(store.clone(), epoch(&store, &location, &keys, &domain).await?);
-        let blobs = Blobs::local(&folder.blobs())?;
+        let blobs = Blobs::local(&folder.blobs(), clock.clone())?;
         let online = Arc::new(online_keys(&folder)?);
         let plane = Arc::new(ControlPlane {
             access: Access::new(domain, TenantName::new(fleet.tenant.as_str())?),
@@ -132,6 +132,13 @@ impl Server {
             artifacts: plane.artifact_endpoint.to_string(),
             metrics: format!("http://{}", listeners.metrics.local_addr()?),
         };
+        // After a restore, before a device sees what it must take for a rollback. Where it fails, it is tried again soon.
+        if let Err(error) = plane.releases.refresh().await {
+            tracing::error!(
+                error = crate::refusal::chain(&error),
+                "the release metadata is not signed again"
+            );
+        }
         let mut server = Self {
             plane,
             endpoints,

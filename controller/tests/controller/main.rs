@@ -5,6 +5,7 @@
 mod artifacts;
 mod attempts;
 mod audit;
+mod backup;
 mod decisions;
 mod enrolment;
 mod hostile;

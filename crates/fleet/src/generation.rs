@@ -30,6 +30,19 @@ impl Generation {
         }
     }
 
+    /// The same step in an epoch that is not before its own, as a restored backup tells it. Generations of one record keep their order,
+    /// and [`Generation::ZERO`], under which nothing was ever commanded, stays.
+    #[must_use]
+    pub fn in_epoch(self, epoch: u32) -> Self {
+        match self {
+            Self::ZERO => self,
+            Self { epoch: own, counter } => Self {
+                epoch: own.max(epoch),
+                counter,
+            },
+        }
+    }
+
     /// The first generation of the next epoch, as after restoring a backup.
     #[must_use]
     pub fn next_epoch(self) -> Self {
@@ -82,6 +95,9 @@ mod tests {
         assert!(restored > before);
         assert!(before.next() > before);
         assert!(Generation::ZERO.next() > Generation::ZERO);
+        assert_eq!(before.in_epoch(3), Generation { epoch: 3, ..before });
+        assert_eq!(before.in_epoch(0), before);
+        assert_eq!(Generation::ZERO.in_epoch(3), Generation::ZERO);
         assert_eq!("3.14".parse(), Ok(Generation { epoch: 3, counter: 14 }));
         assert!("3".parse::<Generation>().is_err());
         let last = Generation {

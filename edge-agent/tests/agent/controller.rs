@@ -12,6 +12,7 @@ use fieldfare_agent::args::{Answer, Enrol};
 use fieldfare_agent::clock;
 use fieldfare_agent::enrolment::enrol;
 use fieldfare_agent::folder::Folder;
+use fieldfare_controller::backup::{backup, restore};
 use fieldfare_controller::config::{Command, CommandLine, Run};
 use fieldfare_controller::folder::EndpointsFile;
 use fieldfare_controller::init::init;
@@ -163,6 +164,29 @@ impl Controller {
         let addresses = [ANYWHERE, address(&self.endpoints.artifacts)];
         let (runtime, drain, _) = run(self.folder.path(), addresses, &self.time).await;
         (self.runtime, self.drain) = (Some(runtime), Some(drain));
+    }
+
+    /// Backs the fleet up while its controller serves.
+    pub(crate) async fn backup(&self, to: &Path) {
+        let (dir, to) = (self.folder.path().to_str().unwrap(), to.to_str().unwrap());
+        let Command::Backup(options) = command(&["backup", "--dir", dir, "--to", to]) else {
+            unreachable!("the words say backup")
+        };
+        backup(&options, &self.time).await.unwrap();
+    }
+
+    /// Loses the whole fleet, and has what a backup holds serve at the same address. Gives the epoch.
+    pub(crate) async fn is_lost_and_restored(&mut self, from: &Path) -> u32 {
+        self.die().await;
+        let folder = tempfile::tempdir().unwrap();
+        let (from, into) = (from.to_str().unwrap(), folder.path().to_str().unwrap());
+        let Command::Restore(options) = command(&["restore", "--from", from, "--into", into]) else {
+            unreachable!("the words say restore")
+        };
+        let restored = restore(&options, &self.time).await.unwrap();
+        self.folder = folder;
+        self.come_back().await;
+        restored.epoch
     }
 
     /// Tells its sessions to come back later, and ends.

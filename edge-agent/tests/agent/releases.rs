@@ -266,6 +266,7 @@ impl Releases {
             snapshot_seconds: 7 * DAY,
             timestamp_key: &self.timestamp,
             timestamp_seconds,
+            least_version: fieldfare_release::tuf::Version::FIRST,
         }
     }
 

@@ -4315,6 +4315,11 @@ pub struct Fleet {
     pub root_version: u64,
     #[prost(string, tag = "9")]
     pub controller_version: ::prost::alloc::string::String,
+    /// PEM (SPKI) of the online keys that the controller changes to when a root names them; empty while there are none.
+    #[prost(string, tag = "10")]
+    pub next_snapshot_public_key_pem: ::prost::alloc::string::String,
+    #[prost(string, tag = "11")]
+    pub next_timestamp_public_key_pem: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstallRootRequest {
@@ -4694,6 +4699,49 @@ pub struct DeviceClock {
     /// How much the device's clock is ahead of the controller's.
     #[prost(int64, tag = "3")]
     pub ahead_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportRecordsRequest {
+    /// Of the page before; empty for the first page, which settles the moment.
+    #[prost(string, tag = "1")]
+    pub page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExportRecordsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<StoredRecord>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// A record as it is stored. One that vanishes with a lease is not among them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredRecord {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectArtifactsRequest {
+    /// Only tell what would be removed.
+    #[prost(bool, tag = "1")]
+    pub dry_run: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectArtifactsResponse {
+    /// What nothing names, at most a thousand of them, by SHA-256.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub removed: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(uint64, tag = "2")]
+    pub removed_count: u64,
+    #[prost(uint64, tag = "3")]
+    pub removed_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub kept_count: u64,
+    /// Named by nothing either, but touched within the last day.
+    #[prost(uint64, tag = "5")]
+    pub recent_count: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -5608,6 +5656,57 @@ pub mod operator_client {
                 .insert(GrpcMethod::new("fieldfare.v1.Operator", "Examine"));
             self.inner.unary(req, path, codec).await
         }
+        /// Every record of the tenant as it is at one moment, page by page: what `fieldfare-controller backup` asks of a running controller.
+        /// No record holds a private key.
+        pub async fn export_records(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExportRecordsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fieldfare.v1.Operator/ExportRecords",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fieldfare.v1.Operator", "ExportRecords"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes artifacts that nothing lists and nothing works on.
+        pub async fn collect_artifacts(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CollectArtifactsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectArtifactsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fieldfare.v1.Operator/CollectArtifacts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fieldfare.v1.Operator", "CollectArtifacts"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5801,6 +5900,23 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::ExamineRequest>,
         ) -> std::result::Result<tonic::Response<super::ExamineResponse>, tonic::Status>;
+        /// Every record of the tenant as it is at one moment, page by page: what `fieldfare-controller backup` asks of a running controller.
+        /// No record holds a private key.
+        async fn export_records(
+            &self,
+            request: tonic::Request<super::ExportRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExportRecordsResponse>,
+            tonic::Status,
+        >;
+        /// Removes artifacts that nothing lists and nothing works on.
+        async fn collect_artifacts(
+            &self,
+            request: tonic::Request<super::CollectArtifactsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectArtifactsResponse>,
+            tonic::Status,
+        >;
     }
     /// Everything that the command line, a console and automation need. The tenant comes from the credential.
     #[derive(Debug)]
@@ -7176,6 +7292,96 @@ pub mod operator_server {
                     };
                     Box::pin(fut)
                 }
+                "/fieldfare.v1.Operator/ExportRecords" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportRecordsSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::ExportRecordsRequest>
+                    for ExportRecordsSvc<T> {
+                        type Response = super::ExportRecordsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportRecordsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::export_records(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportRecordsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fieldfare.v1.Operator/CollectArtifacts" => {
+                    #[allow(non_camel_case_types)]
+                    struct CollectArtifactsSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::CollectArtifactsRequest>
+                    for CollectArtifactsSvc<T> {
+                        type Response = super::CollectArtifactsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CollectArtifactsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::collect_artifacts(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CollectArtifactsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -7225,6 +7431,9 @@ pub struct FleetRecord {
     pub trust_domain: ::prost::alloc::string::String,
     #[prost(int64, tag = "3")]
     pub created_unix_ms: i64,
+    /// Version of the form of all records of the tenant; 0 is what was written before there was a number.
+    #[prost(uint32, tag = "4")]
+    pub schema: u32,
 }
 /// /replicas/<incarnation>, leased: a controller process that lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -219,6 +219,7 @@ fn verify(controller: &Controller) -> ReleaseManifest {
         snapshot_seconds: 86_400,
         timestamp_key: &timestamp,
         timestamp_seconds: 86_400,
+        least_version: fieldfare_release::tuf::Version::FIRST,
     };
     let files: std::collections::BTreeMap<_, _> = repository
         .publish(now, online, &rng)

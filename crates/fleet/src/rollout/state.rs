@@ -177,6 +177,15 @@ impl RolloutStart {
     }
 }
 
+impl RolloutStart {
+    /// As after restoring a backup: a deployment of the same name may have been further than what is known of it.
+    #[must_use]
+    pub fn in_epoch(mut self, epoch: u32) -> Self {
+        self.generation = self.generation.max(Generation { epoch, counter: 0 });
+        self
+    }
+}
+
 impl RolloutState {
     /// A rollout that begins now, with no wave open yet.
     ///
@@ -204,6 +213,20 @@ impl RolloutState {
             paused_by: None,
             opened_to: None,
         })
+    }
+
+    /// The same rollout in a later epoch, as after restoring a backup. To a device its assignments are newer than whatever it heard
+    /// before; one that has the release that is named to it goes on with it.
+    #[must_use]
+    pub fn in_epoch(mut self, epoch: u32) -> Self {
+        for generation in [
+            &mut self.assignment,
+            &mut self.previous_assignment,
+            &mut self.generation,
+        ] {
+            *generation = generation.in_epoch(epoch);
+        }
+        self
     }
 
     /// The slot of a device that belongs to the deployment since `joined_at`.

@@ -85,6 +85,10 @@ pub struct OnlineRoles<'a> {
     pub timestamp_key: &'a SigningKey,
     /// How long a timestamp is good for, in seconds: how long a device may stay cut off and still install.
     pub timestamp_seconds: u64,
+    /// Snapshot and timestamp get no lower version; [`Version::FIRST`] for a repository that knows all that it signed. One that was put
+    /// back to an earlier state must go beyond whatever it may have signed since: clients refuse a lower version than they have seen
+    /// (specification, sections 5.4.3 and 5.5.5), and gaps are allowed.
+    pub least_version: Version,
 }
 
 /// The current metadata of one repository. It takes only files that clients will accept.
@@ -210,6 +214,7 @@ impl Repository {
             Some(before) => before.payload().next(expires),
             None => Snapshot::first(expires),
         };
+        snapshot.header.version = snapshot.header.version.max(online.least_version);
         let all = self.delegated.iter().map(|(name, file)| (name.as_str(), file));
         for (name, file) in all.chain([(TARGETS_FILE, targets)]) {
             snapshot
@@ -223,8 +228,18 @@ impl Repository {
         Ok(self.files())
     }
 
+    /// Whether what was signed is of a lower version than it must have now.
+    pub fn is_below(&self, least: Version) -> bool {
+        let snapshot = self.snapshot.as_ref().map(Signed::version);
+        let timestamp = self.timestamp.as_ref().map(Signed::version);
+        [snapshot, timestamp]
+            .into_iter()
+            .flatten()
+            .any(|version| version < least)
+    }
+
     /// Signs a new timestamp over the same snapshot, before the old one expires. A snapshot that has less life left than
-    /// the new timestamp is renewed as well.
+    /// the new timestamp, or too low a version, is renewed as well.
     ///
     /// # Errors
     /// Nothing was published yet, or signing failed.
@@ -238,7 +253,8 @@ impl Repository {
             file: SNAPSHOT_FILE.to_owned(),
         };
         let snapshot = self.snapshot.clone().ok_or_else(missing)?;
-        if snapshot.payload().header.expires < now.plus(online.timestamp_seconds) {
+        let expires_early = snapshot.payload().header.expires < now.plus(online.timestamp_seconds);
+        if expires_early || snapshot.version() < online.least_version {
             return self.publish(now, online, rng);
         }
         self.timestamp = Some(self.signed_timestamp(&snapshot, now, online, rng)?);
@@ -254,10 +270,11 @@ impl Repository {
     ) -> Result<Signed<Timestamp>, PublishError> {
         let listed = FileMeta::of(snapshot.version(), snapshot.bytes());
         let expires = now.plus(online.timestamp_seconds);
-        let timestamp = match &self.timestamp {
+        let mut timestamp = match &self.timestamp {
             Some(before) => before.payload().next(listed, now, expires),
             None => Timestamp::first(listed, now, expires),
         };
+        timestamp.header.version = timestamp.header.version.max(online.least_version);
         let timestamp = Signed::sign(timestamp, &[online.timestamp_key], rng)?;
         self.root().payload().verify(&timestamp)?;
         Ok(timestamp)

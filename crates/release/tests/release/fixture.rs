@@ -56,6 +56,7 @@ impl Keys {
             snapshot_seconds: seconds,
             timestamp_key: &self.timestamp,
             timestamp_seconds: seconds,
+            least_version: Version::FIRST,
         }
     }
 }
