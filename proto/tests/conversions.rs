@@ -7,13 +7,16 @@ use std::time::Duration;
 use fieldfare_fleet::install::Stage;
 use fieldfare_fleet::placement::Requirements;
 use fieldfare_fleet::rollout::{
-    Bound, DeadlineRule, Evidence, Gate, Metric, MinimumEvidence, Progress, RolloutPolicy, WaveSize,
+    Bound, DeadlineRule, Evidence, Gate, GateReading, GateVerdict, Metric, MinimumEvidence, Phase, Progress, Rank,
+    RollbackCause, RolloutPolicy, RolloutState, Sampled, WaveSize,
 };
 use fieldfare_fleet::{
-    ByteSize, CapabilityProfile, Fraction, Generation, NatsPerToken, Obstacle, TokensPerSecond, reference_profiles,
+    ByteSize, CapabilityProfile, Fraction, Generation, NatsPerToken, Obstacle, Timestamp, TokensPerSecond,
+    reference_profiles,
 };
 use fieldfare_proto::v1;
 use proptest::prelude::*;
+use prost::Message;
 
 fn text() -> impl Strategy<Value = String> {
     "[ -~]{0,40}"
@@ -164,6 +167,88 @@ fn requirements_survive_the_wire() {
         };
         assert_eq!(Requirements::try_from(v1::Requirements::from(&wanted)).unwrap(), wanted);
     }
+}
+
+fn rollout(phase: Phase) -> RolloutState {
+    let generation = |counter| Generation { epoch: 3, counter };
+    RolloutState {
+        deployment: "soil".parse().unwrap(),
+        release: "farm.r2".parse().unwrap(),
+        previous: Some("farm.r1".parse().unwrap()),
+        policy: policy(),
+        seed: u64::MAX - 5,
+        started_at: Timestamp::from_unix_ms(1_800_000_000_001),
+        assignment: generation(4),
+        previous_assignment: generation(2),
+        generation: generation(9),
+        phase,
+        paused_by: Some("ada".into()),
+        opened_to: Some(Rank::new(u64::MAX - 7)),
+    }
+}
+
+#[test]
+fn a_rollout_is_stored_whole() {
+    let at = Timestamp::from_unix_ms(1_800_000_000_007);
+    let by = || "ada".to_owned();
+    let reading = |verdict, sampled, value| GateReading {
+        gate: policy().gates[0],
+        value,
+        devices: 3,
+        samples: 41,
+        samples_needed: 40,
+        sampled,
+        verdict,
+    };
+    let causes = [
+        RollbackCause::Gate {
+            wave: 1,
+            reading: reading(GateVerdict::Failed, Sampled::Probes, Some(0.1 + 0.2)),
+        },
+        RollbackCause::Gate {
+            wave: 0,
+            reading: reading(GateVerdict::Missing, Sampled::Requests, None),
+        },
+        RollbackCause::Gate {
+            wave: 0,
+            reading: reading(GateVerdict::Passed, Sampled::Devices, Some(f64::MIN_POSITIVE)),
+        },
+        RollbackCause::Deadline { wave: 0 },
+        RollbackCause::Operator { by: by() },
+    ];
+    let mut phases = vec![Phase::Completed { at }, Phase::Aborted { at, by: by() }];
+    for (observing_since, overdue) in [(None, false), (Some(at), true)] {
+        phases.push(Phase::Advancing {
+            wave: 2,
+            opened_at: at,
+            observing_since,
+            overdue,
+        });
+    }
+    for cause in causes {
+        phases.push(Phase::RollingBack {
+            since: at,
+            cause: cause.clone(),
+        });
+        phases.push(Phase::RolledBack { at, cause });
+    }
+    for phase in phases {
+        let state = rollout(phase);
+        let bytes = v1::StoredRollout::from(&state).encode_to_vec();
+        let stored = v1::StoredRollout::decode(bytes.as_slice()).unwrap();
+        assert_eq!(RolloutState::try_from(stored).unwrap(), state);
+    }
+    let first = RolloutState {
+        previous: None,
+        paused_by: None,
+        opened_to: None,
+        previous_assignment: Generation::ZERO,
+        ..rollout(Phase::Completed { at })
+    };
+    assert_eq!(RolloutState::try_from(v1::StoredRollout::from(&first)).unwrap(), first);
+    let mut broken = v1::StoredRollout::from(&first);
+    broken.phase = None;
+    assert_eq!(RolloutState::try_from(broken).unwrap_err().field, "phase");
 }
 
 /// Changes a good policy, and names the field of the error.

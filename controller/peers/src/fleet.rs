@@ -19,6 +19,7 @@ use fieldfare_proto::v1::{
     CreateTokenRequest, EnrolRequest, EnrolStart, Evidence, NoEvidence, Token, TokenRole, enrol_request,
     enrol_response, evidence,
 };
+use fieldfare_store::Store;
 use fieldfare_tls::{
     Endpoint, ExpectedServer, Identity, IdentityHandle, JoinSecret, PrivateKey, ServerTrust, TimeSource, TrustBundle,
 };
@@ -185,8 +186,16 @@ impl Fleet {
     }
 
     /// Drains the controller, and starts another one on the same store. It listens elsewhere: everybody connects anew.
-    pub async fn restart(mut self) -> Self {
+    pub async fn restart(self) -> Self {
+        self.restart_after(async |_| {}).await
+    }
+
+    /// As [`Fleet::restart`], with something done to the store in between.
+    pub async fn restart_after(mut self, change: impl AsyncFnOnce(&Store)) -> Self {
         self.drain().await;
+        let store = Store::open(&self.store.location(self.folder())).await.unwrap();
+        change(&store).await;
+        store.close().await.unwrap();
         let Self {
             folder,
             store,

@@ -1,6 +1,9 @@
 //! Which store a controller under test has: a file in its folder, or an etcd of its own.
 
+use std::path::Path;
+
 use fieldfare_etcd_process::EtcdProcess;
+use fieldfare_store::Location;
 
 /// Names the kind of store for all tests of a run: `redb`, which is meant where it is not set, or `etcd`.
 const VARIABLE: &str = "FIELDFARE_TEST_STORE";
@@ -25,6 +28,14 @@ impl TestStore {
             Err(_) | Ok("redb") => TestStore::InFolder,
             Ok("etcd") => TestStore::Etcd(EtcdProcess::start()),
             Ok(other) => panic!("{VARIABLE} is {other:?}, not redb or etcd"),
+        }
+    }
+
+    /// Where it lies, for a fleet in this folder.
+    pub fn location(&self, folder: &Path) -> Location {
+        match self {
+            TestStore::InFolder => Location::Embedded(folder.join("store.redb")),
+            TestStore::Etcd(server) => format!("etcd:{}", server.url()).parse().unwrap(),
         }
     }
 

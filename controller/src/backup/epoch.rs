@@ -31,8 +31,7 @@ pub(super) fn raised(keys: &Keys, key: &Key, value: &[u8], epoch: u32) -> Result
         Some(Place::Rollout(_)) => {
             let mut record: RolloutRecord = decode_at(key, bytes)?;
             let state = state_of(&record).map_err(|error| Refusal::broken("reading a rollout's state", error))?;
-            let state = serde_json::to_vec(&state.in_epoch(epoch));
-            record.state = state.map_err(|error| Refusal::broken("writing a rollout's state", error))?;
+            record.state = Some((&state.in_epoch(epoch)).into());
             record.encode_to_vec()
         }
         Some(Place::DeploymentStatus(_)) => {

@@ -23,6 +23,7 @@ use crate::folder::{Folder, Secrecy, write};
 use crate::keys::{Keys, Place};
 use crate::limits::BLOB_PART_BYTES;
 use crate::records::{Record, decode_at};
+use crate::schema;
 
 /// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,9 +172,11 @@ fn read(file: &Path) -> Result<Contents> {
         Ok(())
     })?;
     let header = header.with_context(|| format!("{HEADER} is missing"))?;
+    let fleet = fleet.context("the record of the fleet is missing")?;
+    schema::check(fleet.schema)?;
     Ok(Contents {
         keys: Keys::of(&TenantName::new(header.tenant.as_str())?),
-        fleet: fleet.context("the record of the fleet is missing")?,
+        fleet,
         header,
         jobs,
     })
@@ -196,6 +199,14 @@ fn read_header(bytes: &[u8]) -> Result<Header> {
 impl Contents {
     fn record(&self, key: &Key, record: &StoredRecord, epoch: u32, now_unix_ms: i64) -> Result<Bytes> {
         let mut value = record.value.clone();
+        if let Some(present) = schema::migrated(&self.keys, key, &value, self.fleet.schema)? {
+            value = present;
+        }
+        if *key == self.keys.fleet() {
+            let mut fleet = self.fleet.clone();
+            fleet.schema = schema::RECORDS;
+            value = fleet.encode_to_vec();
+        }
         if let Some(Place::JobStatus(name)) = self.keys.parse(key)
             && let Some(job) = self.jobs.get(&name)
         {

@@ -223,7 +223,8 @@ fn next_rollout(
         to_requirements: spec.requirements,
         started_unix_ms: now,
         updated_unix_ms: now,
-        state: serde_json::to_vec(&state).map_err(|error| Refusal::broken("writing a rollout's state", error))?,
+        state: Some((&state).into()),
+        ..RolloutRecord::default()
     }))
 }
 

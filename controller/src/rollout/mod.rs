@@ -11,8 +11,12 @@ pub use shell::Rollouts;
 
 use fieldfare_fleet::rollout::RolloutState;
 use fieldfare_proto::v1::RolloutRecord;
+use fieldfare_proto::{ConversionError, OptionExt};
 
 /// The decider's state in a record.
-pub fn state_of(record: &RolloutRecord) -> Result<RolloutState, serde_json::Error> {
-    serde_json::from_slice(&record.state)
+///
+/// # Errors
+/// [`ConversionError`] names what is missing or out of range.
+pub fn state_of(record: &RolloutRecord) -> Result<RolloutState, ConversionError> {
+    record.state.clone().required("state")?.try_into()
 }

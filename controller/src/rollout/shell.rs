@@ -392,14 +392,13 @@ async fn persist(
     held: &RolloutRecord,
     next: &Rollout,
 ) -> Result<RolloutRecord, Refusal> {
-    let state =
-        serde_json::to_vec(next.state()).map_err(|error| Refusal::broken("writing a rollout's state", error))?;
+    let state = v1::StoredRollout::from(next.state());
     let record = attempt!("the rollout", plane.records, change, {
         let stored: Option<RolloutRecord> = change.read(&plane.keys.rollout(name)).await?;
         let mut record = stored
             .filter(|stored| stored.generation == held.generation)
             .ok_or_else(|| Refusal::Stale(format!("the rollout of {name} was changed by another controller")))?;
-        record.state.clone_from(&state);
+        record.state = Some(state.clone());
         record.updated_unix_ms = plane.unix_ms();
         change.put(plane.keys.rollout(name), &mut record);
         let key = plane.keys.deployment_status(name);

@@ -91,15 +91,19 @@ impl Server {
         let hosts: Vec<&str> = fleet.advertise.iter().map(String::as_str).collect();
         let endpoint = |host: &&str, port| Endpoint::new(host, port).with_context(|| format!("`advertise` {host:?}"));
         let keys = Keys::of(&TenantName::new(fleet.tenant.as_str())?);
+        let domain = TrustDomain::new(fleet.domain.as_str())?;
+        let record = fleet_record(&store, &location, &keys, &domain).await?;
+        crate::schema::bring_up(&store, &keys, &record)
+            .await
+            .context("--store")?;
         let mut tasks = JoinSet::new();
         let (mirror, follower) = Mirror::start(store.clone(), keys.clone(), shutdown.clone()).await?;
         tasks.spawn(async { drop(follower.await) });
-        let domain = TrustDomain::new(fleet.domain.as_str())?;
         let authority = load_authority(&folder)?;
         let identity = own_identity(&folder, &authority, &clock)?;
         let (audit, log) = Audit::start(&folder, identity.principal(), &clock).await?;
         let identity = IdentityHandle::new(identity);
-        let records = Records::new(store.clone(), epoch(&store, &location, &keys, &domain).await?);
+        let records = Records::new(store.clone(), record.generation().epoch);
         let blobs = Blobs::local(&folder.blobs(), clock.clone())?;
         let online = Arc::new(online_keys(&folder)?);
         let plane = Arc::new(ControlPlane {
@@ -230,13 +234,11 @@ impl Server {
     }
 }
 
-/// The epoch of the fleet's records: restoring a backup raises it in the fleet's own record.
-async fn epoch(store: &Store, location: &Location, keys: &Keys, domain: &TrustDomain) -> Result<u32> {
+/// The fleet's own record, of which all others have the epoch and the schema.
+async fn fleet_record(store: &Store, location: &Location, keys: &Keys, domain: &TrustDomain) -> Result<FleetRecord> {
     let fleet: Option<FleetRecord> = Records::new(store.clone(), 0).get(&keys.fleet()).await?;
     let fleet = fleet.filter(|fleet| fleet.trust_domain == domain.to_string());
-    let fleet = fleet
-        .with_context(|| format!("--store: {location} holds another fleet, or none: name the one that `init` made"))?;
-    Ok(fleet.generation().epoch)
+    fleet.with_context(|| format!("--store: {location} holds another fleet, or none: name the one that `init` made"))
 }
 
 fn online_keys(folder: &Folder) -> Result<OnlineKeys> {

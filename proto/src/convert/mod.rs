@@ -6,6 +6,7 @@ mod observation;
 mod placement;
 mod policy;
 mod profile;
+mod rollout;
 mod round;
 
 pub use error::{ConversionError, OptionExt, ResultExt};

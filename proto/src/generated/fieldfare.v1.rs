@@ -7793,14 +7793,129 @@ pub struct RolloutRecord {
     pub started_unix_ms: i64,
     #[prost(int64, tag = "7")]
     pub updated_unix_ms: i64,
-    /// The decider's own state: the JSON form of the domain crate's rollout.
+    /// Of schema 0 alone: the JSON form of what is `state` since.
     #[prost(bytes = "vec", tag = "8")]
-    pub state: ::prost::alloc::vec::Vec<u8>,
+    pub json_state: ::prost::alloc::vec::Vec<u8>,
     /// Under which requirements the releases were placed; the first is absent for the first release of a deployment.
     #[prost(message, optional, tag = "9")]
     pub from_requirements: ::core::option::Option<Requirements>,
     #[prost(message, optional, tag = "10")]
     pub to_requirements: ::core::option::Option<Requirements>,
+    /// What the decider keeps.
+    #[prost(message, optional, tag = "11")]
+    pub state: ::core::option::Option<StoredRollout>,
+}
+/// A rollout as its decider keeps it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StoredRollout {
+    #[prost(string, tag = "1")]
+    pub deployment: ::prost::alloc::string::String,
+    /// MODEL.rNUMBER.
+    #[prost(string, tag = "2")]
+    pub release: ::prost::alloc::string::String,
+    /// Empty for the first release of a deployment.
+    #[prost(string, tag = "3")]
+    pub previous: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub policy: ::core::option::Option<RolloutPolicy>,
+    /// Decides the order of devices.
+    #[prost(fixed64, tag = "5")]
+    pub seed: u64,
+    #[prost(int64, tag = "6")]
+    pub started_unix_ms: i64,
+    #[prost(message, optional, tag = "7")]
+    pub assignment: ::core::option::Option<Generation>,
+    #[prost(message, optional, tag = "8")]
+    pub previous_assignment: ::core::option::Option<Generation>,
+    #[prost(message, optional, tag = "9")]
+    pub generation: ::core::option::Option<Generation>,
+    #[prost(string, optional, tag = "10")]
+    pub paused_by: ::core::option::Option<::prost::alloc::string::String>,
+    /// Devices up to this rank have the release as their target.
+    #[prost(fixed64, optional, tag = "11")]
+    pub opened_to: ::core::option::Option<u64>,
+    #[prost(oneof = "stored_rollout::Phase", tags = "12, 13, 14, 15, 16")]
+    pub phase: ::core::option::Option<stored_rollout::Phase>,
+}
+/// Nested message and enum types in `StoredRollout`.
+pub mod stored_rollout {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Phase {
+        #[prost(message, tag = "12")]
+        Advancing(super::StoredWave),
+        #[prost(message, tag = "13")]
+        RollingBack(super::StoredRollback),
+        #[prost(message, tag = "14")]
+        RolledBack(super::StoredRollback),
+        #[prost(int64, tag = "15")]
+        CompletedUnixMs(i64),
+        #[prost(message, tag = "16")]
+        Aborted(super::StoredAbort),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredWave {
+    #[prost(uint32, tag = "1")]
+    pub wave: u32,
+    #[prost(int64, tag = "2")]
+    pub opened_unix_ms: i64,
+    #[prost(int64, optional, tag = "3")]
+    pub observing_since_unix_ms: ::core::option::Option<i64>,
+    #[prost(bool, tag = "4")]
+    pub overdue: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StoredRollback {
+    #[prost(int64, tag = "1")]
+    pub since_unix_ms: i64,
+    #[prost(oneof = "stored_rollback::Cause", tags = "2, 3, 4")]
+    pub cause: ::core::option::Option<stored_rollback::Cause>,
+}
+/// Nested message and enum types in `StoredRollback`.
+pub mod stored_rollback {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Cause {
+        #[prost(message, tag = "2")]
+        Gate(super::StoredGateFailure),
+        /// The wave that missed its deadline.
+        #[prost(uint32, tag = "3")]
+        DeadlineWave(u32),
+        /// Who said so.
+        #[prost(string, tag = "4")]
+        Operator(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct StoredGateFailure {
+    #[prost(uint32, tag = "1")]
+    pub wave: u32,
+    #[prost(message, optional, tag = "2")]
+    pub reading: ::core::option::Option<StoredGateReading>,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct StoredGateReading {
+    #[prost(message, optional, tag = "1")]
+    pub gate: ::core::option::Option<Gate>,
+    /// Absent without any evidence.
+    #[prost(double, optional, tag = "2")]
+    pub value: ::core::option::Option<f64>,
+    #[prost(uint32, tag = "3")]
+    pub devices: u32,
+    #[prost(uint64, tag = "4")]
+    pub samples: u64,
+    #[prost(uint64, tag = "5")]
+    pub samples_needed: u64,
+    #[prost(enumeration = "Sampled", tag = "6")]
+    pub sampled: i32,
+    #[prost(enumeration = "GateVerdict", tag = "7")]
+    pub verdict: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredAbort {
+    #[prost(int64, tag = "1")]
+    pub at_unix_ms: i64,
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -7829,6 +7944,38 @@ impl OwnerKind {
             "OWNER_KIND_UNSPECIFIED" => Some(Self::Unspecified),
             "OWNER_KIND_API" => Some(Self::Api),
             "OWNER_KIND_KUBERNETES" => Some(Self::Kubernetes),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Sampled {
+    Unspecified = 0,
+    Devices = 1,
+    Probes = 2,
+    Requests = 3,
+}
+impl Sampled {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SAMPLED_UNSPECIFIED",
+            Self::Devices => "SAMPLED_DEVICES",
+            Self::Probes => "SAMPLED_PROBES",
+            Self::Requests => "SAMPLED_REQUESTS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SAMPLED_UNSPECIFIED" => Some(Self::Unspecified),
+            "SAMPLED_DEVICES" => Some(Self::Devices),
+            "SAMPLED_PROBES" => Some(Self::Probes),
+            "SAMPLED_REQUESTS" => Some(Self::Requests),
             _ => None,
         }
     }
