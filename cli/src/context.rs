@@ -45,6 +45,10 @@ pub enum OfflineKey {
     Root,
     /// Signs what is released.
     Targets,
+    /// Takes the place of [`OfflineKey::Root`] with the next root.
+    NextRoot,
+    /// Takes the place of [`OfflineKey::Targets`] with the next root.
+    NextTargets,
 }
 
 impl OfflineKey {
@@ -52,6 +56,8 @@ impl OfflineKey {
         match self {
             Self::Root => "root-key.pem",
             Self::Targets => "targets-key.pem",
+            Self::NextRoot => "next-root-key.pem",
+            Self::NextTargets => "next-targets-key.pem",
         }
     }
 }
@@ -276,6 +282,17 @@ impl Context {
         let made = SigningKey::generate(&SystemRandom::new()).context("making a signing key")?;
         write_private(&self.folder.join(key.file()), made.to_pem().as_bytes())?;
         Ok(made)
+    }
+
+    /// Puts a key in the place of another one.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn replace_offline_key(&self, key: OfflineKey, by: OfflineKey) -> Result<()> {
+        let (from, to) = (self.folder.join(by.file()), self.folder.join(key.file()));
+        fs::rename(&from, &to).with_context(|| format!("renaming {}", from.display()))?;
+        let synced = fs::File::open(&self.folder).and_then(|folder| folder.sync_all());
+        synced.with_context(|| format!("syncing {}", self.folder.display()))
     }
 
     /// What was last seen of the release repository; `None` before `release init`.

@@ -1,10 +1,14 @@
 //! The operator's part in signed releases: the first root, targets, delegations. The keys stay in the context's folder.
 
+mod rotation;
+
+pub use rotation::{Rotation, rotate_root};
+
 use anyhow::{Context as _, Result, anyhow, bail};
 use fieldfare_proto::v1;
 use fieldfare_release::tuf::{
-    ListedTarget, Lookup, PublicKey, Purpose, RoleHolders, Roles, Root, Signed, Target, Targets, TrustedState, Update,
-    VerifiedRepository,
+    ListedTarget, Lookup, PublicKey, Purpose, RoleHolders, RoleType, Roles, Root, Signed, SigningKey, Target, Targets,
+    TrustedState, Update, VerifiedRepository,
 };
 use fieldfare_release::{ModelName, ReleaseManifest, Sha256Digest, TargetName};
 use ring::rand::SystemRandom;
@@ -85,6 +89,25 @@ pub fn trusted(context: &Context) -> Result<TrustedState> {
     })
 }
 
+/// This context's key, present or next, that the trusted root names for a role; the next one where it names both.
+pub(crate) fn named_key(context: &Context, role: RoleType) -> Result<SigningKey> {
+    let state = trusted(context)?;
+    let named = &state.root().payload().roles.get(role).keyids;
+    let (present, next) = match role {
+        RoleType::Root => (OfflineKey::Root, OfflineKey::NextRoot),
+        _ => (OfflineKey::Targets, OfflineKey::NextTargets),
+    };
+    for key in [next, present] {
+        if let Some(key) = context.offline_key(key)?.filter(|key| named.contains(key.id())) {
+            return Ok(key);
+        }
+    }
+    bail!(Advice::new(
+        format!("this context has no {role} key that the fleet's root names"),
+        "sign in the context that ran `fieldfare release init`, or that rotated the root last"
+    ))
+}
+
 /// What a signature would be put on: the targets that are published now, or none.
 async fn current_targets(context: &Context, client: &Client) -> Result<Option<Signed<Targets>>> {
     let state = trusted(context)?;
@@ -106,6 +129,14 @@ async fn current_targets(context: &Context, client: &Client) -> Result<Option<Si
     Ok(Some(targets))
 }
 
+/// Signs the published targets again, as they are. Gives the new version; nothing where none are published.
+async fn sign_again(context: &Context, client: &Client) -> Result<Option<u64>> {
+    if current_targets(context, client).await?.is_none() {
+        return Ok(None);
+    }
+    publish(context, client, [], |_| Ok(())).await.map(Some)
+}
+
 /// Changes what is listed, signs it, and publishes it with the manifests that it newly lists. Gives the new version.
 async fn publish(
     context: &Context,
@@ -113,12 +144,7 @@ async fn publish(
     manifests: impl IntoIterator<Item = (TargetName, Vec<u8>)>,
     change: impl FnOnce(&mut Targets) -> Result<()>,
 ) -> Result<u64> {
-    let Some(key) = context.offline_key(OfflineKey::Targets)? else {
-        bail!(Advice::new(
-            "this context has no targets key",
-            "sign in the context that ran `fieldfare release init`"
-        ));
-    };
+    let key = named_key(context, RoleType::Targets)?;
     let expires = clock::now_seconds().plus(TARGETS_LIFETIME_SECONDS);
     let mut targets = match current_targets(context, client).await? {
         Some(current) => current.payload().next(expires),

@@ -26,6 +26,10 @@ pub enum Command {
     Run(Run),
     /// Writes everything that makes the fleet into one file, private keys included. The controller may run meanwhile.
     Backup(Backup),
+    /// Replaces the fleet's certificate authority, in three steps.
+    Authority(Authority),
+    /// Makes the online keys (snapshot and timestamp) that `fieldfare release rotate-root --online-keys` puts in the place of the present ones.
+    NextOnlineKeys(NextOnlineKeys),
     /// Has the running controller remove artifacts that nothing lists, as it does by itself every six hours.
     Collect(Collect),
     /// Makes a fleet of a backup, in a folder and a store that hold nothing.
@@ -98,6 +102,39 @@ pub struct Backup {
     /// Leaves out the weights and adapters of releases, for whoever copies `DIR/blobs` otherwise. What they are is in the backup.
     #[arg(long)]
     pub without_artifacts: bool,
+}
+
+/// Options of `authority`.
+#[derive(Debug, Args)]
+pub struct Authority {
+    /// Which step.
+    #[arg(value_enum)]
+    pub step: AuthorityStep,
+    /// Folder of the fleet.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Does not wait until everybody who is connected has renewed: who has not must enrol again.
+    #[arg(long)]
+    pub early: bool,
+}
+
+/// A step of the replacement of the authority. The controller is restarted after each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthorityStep {
+    /// Another authority is trusted beside the present one.
+    Announce,
+    /// It issues, and the one before is still trusted.
+    Switch,
+    /// The one before is no longer trusted.
+    Retire,
+}
+
+/// Options of `next-online-keys`.
+#[derive(Debug, Args)]
+pub struct NextOnlineKeys {
+    /// Folder of the fleet.
+    #[arg(long)]
+    pub dir: PathBuf,
 }
 
 /// Options of `collect`.

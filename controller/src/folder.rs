@@ -84,6 +84,21 @@ impl Folder {
         self.root.join("authority/key.pem")
     }
 
+    /// Certificate of the authority that will issue next, PEM; missing unless one is announced.
+    pub fn next_authority_certificate(&self) -> PathBuf {
+        self.root.join("authority/next/ca.pem")
+    }
+
+    /// Private key of the authority that will issue next, PEM.
+    pub fn next_authority_key(&self) -> PathBuf {
+        self.root.join("authority/next/key.pem")
+    }
+
+    /// Certificate of the authority that issued before and is still trusted, PEM; missing unless one is.
+    pub fn previous_authority(&self) -> PathBuf {
+        self.root.join("authority/previous.pem")
+    }
+
     /// Private key with which the controller serves and signs tickets, PEM.
     pub fn identity_key(&self) -> PathBuf {
         self.root.join("identity/key.pem")
@@ -97,6 +112,16 @@ impl Folder {
     /// Private key of the timestamp role, PEM.
     pub fn timestamp_key(&self) -> PathBuf {
         self.root.join("online/timestamp.pem")
+    }
+
+    /// As [`Folder::snapshot_key`], for when a root names it; missing unless one is wanted.
+    pub fn next_snapshot_key(&self) -> PathBuf {
+        self.root.join("online/next-snapshot.pem")
+    }
+
+    /// As [`Folder::timestamp_key`], for when a root names it; missing unless one is wanted.
+    pub fn next_timestamp_key(&self) -> PathBuf {
+        self.root.join("online/next-timestamp.pem")
     }
 
     /// The audit log of the controller that serves from this folder.

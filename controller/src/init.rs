@@ -7,16 +7,16 @@ use fieldfare_proto::v1::{FleetRecord, KeyRecord, PrincipalRecord, TokenRole};
 use fieldfare_release::tuf::SigningKey;
 use fieldfare_store::Store;
 use fieldfare_tls::{
-    CertificateAuthority, CertificateRequest, ControllerName, HostName, Identity, OperatorName, Principal, PrivateKey,
-    SerialNumber, TimeSource, TrustBundle, TrustDomain, ValidityWindow,
+    CertificateRequest, ControllerName, HostName, Identity, OperatorName, Principal, PrivateKey, TimeSource,
+    TrustDomain,
 };
 use ring::rand::SystemRandom;
 
-use crate::clock::{random_bytes, unix_ms};
-use crate::config::Init;
+use crate::authority::{self, Authorities};
+use crate::clock::unix_ms;
+use crate::config::{Init, NextOnlineKeys};
 use crate::folder::{FleetFile, Folder, Secrecy, read, write};
 use crate::keys::Keys;
-use crate::limits::{AUTHORITY_LIFETIME, CERTIFICATE_BACKDATING};
 use crate::records::{Records, attempt};
 use crate::refusal::Refusal;
 
@@ -97,29 +97,22 @@ pub fn load_fleet(folder: &Folder) -> Result<FleetFile> {
 }
 
 /// The authority of the folder; an interrupted `init` goes on with the one it made.
-fn authority(folder: &Folder, domain: &TrustDomain, clock: &TimeSource) -> Result<CertificateAuthority> {
-    if folder.authority_certificate().exists() {
-        return load_authority(folder);
+fn authority(folder: &Folder, domain: &TrustDomain, clock: &TimeSource) -> Result<Authorities> {
+    if !folder.authority_certificate().exists() {
+        authority::create(&folder.authority_certificate(), &folder.authority_key(), domain, clock)?;
     }
-    let now = clock.now();
-    let backdating = u64::try_from(CERTIFICATE_BACKDATING.as_millis()).unwrap_or(u64::MAX);
-    // Twice the backdating of leaves, which must lie within the authority's own validity.
-    let start = fieldfare_fleet::Timestamp::from_unix_ms(now.unix_ms().saturating_sub(2 * backdating));
-    let window = ValidityWindow::new(start, now.saturating_add(AUTHORITY_LIFETIME))?;
-    let made = CertificateAuthority::create(domain, window, SerialNumber::from_random(random_bytes()?))?;
-    write(&folder.authority_key(), made.key_pem(), Secrecy::Secret)?;
-    write(
-        &folder.authority_certificate(),
-        &made.certificate_pem(),
-        Secrecy::Public,
-    )?;
-    Ok(made)
+    Authorities::load(folder)
 }
 
-/// The authority that `init` made.
-pub fn load_authority(folder: &Folder) -> Result<CertificateAuthority> {
-    let certificate = read(&folder.authority_certificate())?;
-    CertificateAuthority::from_pem(&certificate, &read(&folder.authority_key())?).context("reading the authority")
+/// Makes the online keys that the next root may name, where there are none yet.
+///
+/// # Errors
+/// There is no fleet, or they cannot be written.
+pub fn next_online_keys(options: &NextOnlineKeys) -> Result<()> {
+    let folder = Folder::at(&options.dir);
+    load_fleet(&folder)?;
+    online_key(&folder.next_snapshot_key())?;
+    online_key(&folder.next_timestamp_key())
 }
 
 fn online_key(path: &std::path::Path) -> Result<()> {
@@ -143,7 +136,7 @@ fn private_key(path: &std::path::Path) -> Result<PrivateKey> {
 async fn first_operator(
     folder: &Folder,
     records: &Records,
-    authority: &CertificateAuthority,
+    authority: &Authorities,
     options: &Init,
     clock: &TimeSource,
 ) -> Result<()> {
@@ -163,7 +156,7 @@ async fn first_operator(
 
 /// An identity with a certificate that begins now.
 pub(crate) fn identity(
-    authority: &CertificateAuthority,
+    authority: &Authorities,
     key: PrivateKey,
     principal: &Principal,
     names: &[HostName],
@@ -171,7 +164,7 @@ pub(crate) fn identity(
 ) -> Result<Identity> {
     let request = CertificateRequest::parse(&key.certificate_request()?)?;
     let issued = crate::enrolment::issue(authority, &request, principal, names, clock.now())?;
-    let bundle = TrustBundle::new(vec![authority.certificate().clone()])?;
+    let bundle = authority.trusted().clone();
     Ok(Identity::new(
         key,
         issued.chain_der.into_iter().map(Into::into).collect(),
@@ -180,7 +173,7 @@ pub(crate) fn identity(
 }
 
 /// The controller's own identity, for a day from now. Its key stays the same.
-pub fn own_identity(folder: &Folder, authority: &CertificateAuthority, clock: &TimeSource) -> Result<Identity> {
+pub fn own_identity(folder: &Folder, authority: &Authorities, clock: &TimeSource) -> Result<Identity> {
     let fleet = load_fleet(folder)?;
     let principal = Principal::controller(
         TrustDomain::new(fleet.domain.as_str())?,

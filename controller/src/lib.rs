@@ -7,6 +7,7 @@
 pub mod access;
 pub mod artifacts;
 pub mod audit;
+pub mod authority;
 pub mod backup;
 pub mod blobs;
 pub mod clock;

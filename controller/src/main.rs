@@ -4,11 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use fieldfare_controller::authority::step;
 use fieldfare_controller::backup::{backup, restore};
 use fieldfare_controller::clock;
 use fieldfare_controller::config::{Command, CommandLine, Run};
 use fieldfare_controller::garbage::ask_to_collect;
-use fieldfare_controller::init::{Outcome, init};
+use fieldfare_controller::init::{Outcome, init, next_online_keys};
 use fieldfare_controller::server::Server;
 use fieldfare_controller::telemetry::Telemetry;
 use fieldfare_service::Service;
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
             say(&format!(
                 "{made} are in {to}, which holds private keys: keep it as safe as they are"
             ))
+        }),
+        Command::Authority(options) => step(&options, &clock::system()).and_then(|told| say(&told)),
+        Command::NextOnlineKeys(options) => next_online_keys(&options).and_then(|()| {
+            say("the next online keys are there: `fieldfare release rotate-root --online-keys` has the root name them")
         }),
         Command::Collect(options) => runtime
             .block_on(ask_to_collect(&options, &clock::system()))

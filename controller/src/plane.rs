@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use fieldfare_store::Location;
-use fieldfare_tls::{CertificateAuthority, DenyList, Endpoint, IdentityHandle, TimeSource};
+use fieldfare_tls::{DenyList, Endpoint, IdentityHandle, TimeSource};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::audit::Audit;
+use crate::authority::Authorities;
 use crate::folder::Folder;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
@@ -33,7 +34,7 @@ pub struct ControlPlane {
     /// The clock.
     pub clock: TimeSource,
     /// What vouches for principals.
-    pub authority: CertificateAuthority,
+    pub authority: Authorities,
     /// Who this process is; it signs tickets.
     pub identity: IdentityHandle,
     /// Who is refused and cut off.

@@ -12,6 +12,7 @@ mod jobs;
 mod plan;
 mod releases;
 mod rollouts;
+mod rotation;
 mod terminal;
 mod tokens;
 mod usage;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::Parser;
 use fieldfare_controller::config::{Command, CommandLine};
 use fieldfare_controller::folder::EndpointsFile;
-use fieldfare_controller::init::init;
+use fieldfare_controller::init::{init, next_online_keys};
 use fieldfare_controller::plane::ControlPlane;
 use fieldfare_controller::server::Server;
 use fieldfare_controller::{backup, clock};
@@ -226,6 +226,15 @@ impl Fleet {
             unreachable!("the words say backup")
         };
         backup::backup(&options, &self.time).await
+    }
+
+    /// Makes the online keys that the next root may name.
+    pub fn make_next_online_keys(&self) {
+        let Command::NextOnlineKeys(options) = command(&["next-online-keys", "--dir", self.folder().to_str().unwrap()])
+        else {
+            unreachable!("the words say next-online-keys")
+        };
+        next_online_keys(&options).unwrap();
     }
 
     /// Drains the controller, and has another one serve what a backup holds, in a new folder and on this store.

@@ -7,8 +7,11 @@ use fieldfare_proto::v1::{GetFleetRequest, InstallRootRequest, PublishTargetsReq
 use fieldfare_release::manifest::{
     Architecture, Artifact, ArtifactRole, Figures, Probe, Provenance, Requirements, Runtime, SCHEMA_VERSION, Variant,
 };
-use fieldfare_release::tuf::{Extra, PublicKey, RoleHolders, Roles, Root, Signed, SigningKey, Target, Targets};
+use fieldfare_release::tuf::{
+    Extra, PublicKey, Purpose, RoleHolders, Roles, Root, Signed, SigningKey, Target, Targets, TrustedState, Update,
+};
 use fieldfare_release::{ReleaseManifest, ReleaseNumber, Sha256Digest, TargetKind, TargetName, UnixSeconds};
+use fieldfare_tls::Identity;
 use http::{Method, Request, StatusCode};
 use ring::rand::SystemRandom;
 use tonic::Status;
@@ -161,6 +164,30 @@ pub async fn upload(fleet: &Fleet, bytes: &[u8]) -> Sha256Digest {
     let request = request.body(Bytes::copy_from_slice(bytes)).unwrap();
     assert_eq!(fleet.http(&fleet.operator, request).await.status(), StatusCode::CREATED);
     sha256
+}
+
+/// Brings what somebody trusts up to date, as a device does before it installs; without a state it begins with the first root.
+///
+/// # Panics
+/// When the repository is not one that a device would install from.
+pub async fn updated(fleet: &Fleet, identity: &Identity, state: Option<TrustedState>) -> TrustedState {
+    let get = |name: &str| {
+        let request = Request::builder().uri(format!("/metadata/{name}"));
+        fleet.http(identity, request.body(Bytes::new()).unwrap())
+    };
+    let state = match state {
+        Some(state) => state,
+        None => TrustedState::from_root(get("1.root.json").await.body()).unwrap(),
+    };
+    let mut update = Update::begin(state, now(fleet), Purpose::Install);
+    while let Some(file) = update.next_file() {
+        let answer = get(&file.name).await;
+        match answer.status() {
+            StatusCode::OK => update.supply(answer.body()).unwrap(),
+            _ => update.missing().unwrap(),
+        }
+    }
+    update.state().clone()
 }
 
 /// A release: its manifest and what it names.

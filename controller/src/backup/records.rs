@@ -10,8 +10,9 @@ use fieldfare_tls::{
 };
 use tonic::transport::Channel;
 
+use crate::authority::Authorities;
 use crate::folder::{EndpointsFile, FleetFile, Folder, read};
-use crate::init::{identity, load_authority};
+use crate::init::identity;
 use crate::keys::Keys;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::refusal::Refusal;
@@ -121,7 +122,7 @@ pub(crate) async fn controller(
     let path = folder.endpoints();
     let endpoints: EndpointsFile =
         serde_json::from_str(&read(&path)?).with_context(|| format!("reading {}", path.display()))?;
-    let authority = load_authority(folder)?;
+    let authority = Authorities::load(folder)?;
     let principal = Principal::operator(
         TrustDomain::new(fleet.domain.as_str())?,
         TenantName::new(fleet.tenant.as_str())?,

@@ -6,10 +6,9 @@ use fieldfare_fleet::Timestamp;
 use fieldfare_proto::v1::audit_record::Event;
 use fieldfare_proto::v1::{AuditCertificate, AuditCertificateCause, IssuedIdentity, TrustTier};
 use fieldfare_release::Sha256Digest;
-use fieldfare_tls::{
-    CertificateAuthority, CertificateRequest, HostName, Principal, Role, SerialNumber, ValidityWindow,
-};
+use fieldfare_tls::{CertificateRequest, HostName, Principal, Role, SerialNumber, ValidityWindow};
 
+use crate::authority::Authorities;
 use crate::clock::{random_bytes, unix_ms};
 use crate::limits::{CERTIFICATE_BACKDATING, CERTIFICATE_LIFETIME, OPERATOR_CERTIFICATE_LIFETIME};
 use crate::plane::ControlPlane;
@@ -55,7 +54,7 @@ pub(super) async fn hand_out(
 /// Issues the certificate of a principal for the key of a request, from now on. A server also gets the names under which
 /// clients that know nothing of SPIFFE reach it.
 pub(crate) fn issue(
-    authority: &CertificateAuthority,
+    authorities: &Authorities,
     request: &CertificateRequest,
     principal: &Principal,
     names: &[HostName],
@@ -64,14 +63,21 @@ pub(crate) fn issue(
     let window = window(principal, now)?;
     let serial = SerialNumber::from_random(random_bytes()?);
     let leaf = match names {
-        [] => authority.issue(request, principal, window, serial),
-        names => authority.issue_server(request, principal, names, window, serial),
+        [] => authorities.issuing().issue(request, principal, window, serial),
+        names => authorities
+            .issuing()
+            .issue_server(request, principal, names, window, serial),
     };
     let leaf = leaf.map_err(|error| Refusal::broken("issuing a certificate", error))?;
     Ok(IssuedIdentity {
         spiffe_id: principal.to_string(),
         chain_der: vec![leaf.to_vec()],
-        authorities_der: vec![authority.certificate().der().to_vec()],
+        authorities_der: authorities
+            .trusted()
+            .authorities()
+            .iter()
+            .map(|a| a.der().to_vec())
+            .collect(),
         not_after_unix_ms: unix_ms(window.not_after()),
         trust_tier: TrustTier::Unattested.into(),
     })

@@ -2,6 +2,7 @@
 
 use fieldfare_fleet::{ModelName, ReleaseId};
 use fieldfare_proto::v1::{Fleet, Release, ReleaseRecord, ReleaseStanding, Repository};
+use fieldfare_release::tuf::SigningKey;
 
 use crate::plane::ControlPlane;
 use crate::refusal::Refusal;
@@ -9,17 +10,19 @@ use crate::repository::manifests::release_id;
 
 /// What an operator needs to write a root and join tokens.
 pub(super) async fn fleet(plane: &ControlPlane) -> Result<Fleet, Refusal> {
-    let online = plane.releases.online();
+    let online = plane.releases.online().present()?;
+    let next = plane.releases.online().next()?;
+    let pem = |key: &SigningKey| key.public().to_pem().to_owned();
     Ok(Fleet {
         trust_domain: plane.access.domain().to_string(),
         tenant: plane.access.tenant().to_string(),
-        authority_sha256: plane.authority.certificate().digest().as_bytes().to_vec(),
+        authority_sha256: plane.authority.issuing().certificate().digest().as_bytes().to_vec(),
         grpc_endpoints: plane.grpc_endpoints.iter().map(ToString::to_string).collect(),
         artifact_endpoint: plane.artifact_endpoint.to_string(),
-        snapshot_public_key_pem: online.snapshot.public().to_pem().to_owned(),
-        timestamp_public_key_pem: online.timestamp.public().to_pem().to_owned(),
-        next_snapshot_public_key_pem: String::new(),
-        next_timestamp_public_key_pem: String::new(),
+        snapshot_public_key_pem: pem(&online.snapshot),
+        timestamp_public_key_pem: pem(&online.timestamp),
+        next_snapshot_public_key_pem: next.as_ref().map(|next| pem(&next.snapshot)).unwrap_or_default(),
+        next_timestamp_public_key_pem: next.as_ref().map(|next| pem(&next.timestamp)).unwrap_or_default(),
         root_version: plane.releases.pointer().await?.root_version,
         controller_version: env!("CARGO_PKG_VERSION").to_owned(),
     })

@@ -5,47 +5,25 @@
 
 pub mod listing;
 pub mod manifests;
+pub mod online;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fieldfare_proto::v1;
-use fieldfare_release::tuf::{OnlineRoles, PublishError, PublishedFile, Repository, SigningKey, Version, adapter_role};
+use fieldfare_release::tuf::{PublishError, PublishedFile, Repository, Version, adapter_role};
 use fieldfare_release::{Sha256Digest, TargetName, UnixSeconds};
 use fieldfare_tls::TimeSource;
 use ring::rand::SystemRandom;
 
+use self::online::OnlineKeys;
 use crate::backup::first_number;
 use crate::blobs::{BlobError, Blobs};
 use crate::clock::unix_ms;
 use crate::keys::Keys;
-use crate::limits::{
-    METADATA_BYTES_MAX, RETIRED_METADATA_MAX, SNAPSHOT_LIFETIME, TIMESTAMP_CHECK, TIMESTAMP_LIFETIME,
-    TIMESTAMP_RENEW_BEFORE,
-};
+use crate::limits::{METADATA_BYTES_MAX, RETIRED_METADATA_MAX, TIMESTAMP_CHECK, TIMESTAMP_RENEW_BEFORE};
 use crate::records::{Change, Records, attempt};
 use crate::refusal::Refusal;
-
-/// The keys with which the controller itself signs.
-#[derive(Debug)]
-pub struct OnlineKeys {
-    /// Signs the snapshot.
-    pub snapshot: SigningKey,
-    /// Signs the timestamp.
-    pub timestamp: SigningKey,
-}
-
-impl OnlineKeys {
-    fn roles(&self, least_version: Version) -> OnlineRoles<'_> {
-        OnlineRoles {
-            least_version,
-            snapshot_key: &self.snapshot,
-            snapshot_seconds: SNAPSHOT_LIFETIME.as_secs(),
-            timestamp_key: &self.timestamp,
-            timestamp_seconds: TIMESTAMP_LIFETIME.as_secs(),
-        }
-    }
-}
 
 /// The metadata that a pointer of this generation points at.
 type Current = (v1::Generation, Arc<Repository>);
@@ -181,7 +159,7 @@ impl ReleaseRepository {
 
     /// Takes the first root, or the next one. Repeating the newest one changes nothing.
     pub async fn install_root(&self, root: &[u8]) -> Result<(), Refusal> {
-        attempt!("the release repository", self.records, change, {
+        let root = attempt!("the release repository", self.records, change, {
             let mut pointer = self.read_pointer(&mut change).await?;
             let mut repository = match self.load_from(&pointer).await? {
                 Some(repository) if repository.root().bytes() == root => return Ok(()),
@@ -197,34 +175,17 @@ impl ReleaseRepository {
                     repository
                 }
             };
-            self.check_online_keys(&repository)?;
+            // One under which this controller could sign nothing would stop every later publication.
+            self.online.named_by(repository.root().payload())?;
             // A root that replaces the online keys is followed by a snapshot and a timestamp of the new ones.
             if repository.timestamp().is_some() {
                 self.sign(&mut repository)?;
             }
             self.advance(&mut pointer, &repository).await?;
             change.put(self.keys.repository(), &mut pointer);
+            repository.root().payload().clone()
         });
-        Ok(())
-    }
-
-    /// A root under which this controller could sign nothing would stop every later publication.
-    fn check_online_keys(&self, repository: &Repository) -> Result<(), Refusal> {
-        let root = repository.root().payload();
-        let roles = [
-            ("snapshot", &root.roles.snapshot, &self.online.snapshot),
-            ("timestamp", &root.roles.timestamp, &self.online.timestamp),
-        ];
-        for (name, holders, key) in roles {
-            if !holders.keyids.contains(key.id()) || holders.threshold.get() != 1 {
-                let expected = format!(
-                    "the role {name} needs threshold 1 and the controller's key {} among its keys",
-                    key.id()
-                );
-                return Err(Refusal::invalid("root", expected));
-            }
-        }
-        Ok(())
+        self.online.settle(&root)
     }
 
     async fn read_pointer(&self, change: &mut Change<'_>) -> Result<v1::RepositoryRecord, Refusal> {
@@ -237,7 +198,8 @@ impl ReleaseRepository {
     }
 
     fn sign(&self, repository: &mut Repository) -> Result<(), Refusal> {
-        let roles = self.online.roles(self.least_version());
+        let keys = self.online.named_by(repository.root().payload())?;
+        let roles = keys.roles(self.least_version());
         let signed = repository.publish(self.now(), roles, &SystemRandom::new());
         signed.map(drop).map_err(refused("targets"))
     }
@@ -284,10 +246,13 @@ impl ReleaseRepository {
             let Some(repository) = self.current_at(&pointer).await? else {
                 return Ok(false);
             };
+            // What an interrupted change of the keys left.
+            self.online.settle(repository.root().payload())?;
             let due = ages || repository.is_below(least);
             if due {
                 let mut repository = Repository::clone(&repository);
-                let signed = repository.refresh(self.now(), self.online.roles(least), &SystemRandom::new());
+                let keys = self.online.named_by(repository.root().payload())?;
+                let signed = repository.refresh(self.now(), keys.roles(least), &SystemRandom::new());
                 signed.map_err(|error| Refusal::broken("signing the timestamp", error))?;
                 self.advance(&mut pointer, &repository).await?;
                 change.put(self.keys.repository(), &mut pointer);

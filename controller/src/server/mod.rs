@@ -15,11 +15,9 @@ use fieldfare_proto::v1::device_gateway_server::DeviceGatewayServer;
 use fieldfare_proto::v1::enrolment_server::EnrolmentServer;
 use fieldfare_proto::v1::operator_server::OperatorServer;
 use fieldfare_proto::v1::trainer_gateway_server::TrainerGatewayServer;
-use fieldfare_release::tuf::SigningKey;
 use fieldfare_service::limits::DRAIN_TIMEOUT;
 use fieldfare_store::{Location, Store};
 use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, IdentityHandle, TimeSource, TrustDomain};
-use ring::rand::SystemRandom;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -29,13 +27,14 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::access::Access;
 use crate::audit::{Audit, Audited};
+use crate::authority::Authorities;
 use crate::blobs::Blobs;
 use crate::clock::random_bytes;
 use crate::config::Run;
 use crate::enrolment::EnrolmentService;
-use crate::folder::{EndpointsFile, Folder, Secrecy, read, write};
+use crate::folder::{EndpointsFile, Folder, Secrecy, write};
 use crate::gateway::DeviceGatewayService;
-use crate::init::{load_authority, load_fleet, own_identity};
+use crate::init::{load_fleet, own_identity};
 use crate::jobs::TrainerGatewayService;
 use crate::keys::Keys;
 use crate::limits::{CALL_TIMEOUT, CONCURRENCY_PER_CONNECTION, DEVICE_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX};
@@ -45,8 +44,9 @@ use crate::operator::OperatorService;
 use crate::plane::ControlPlane;
 use crate::presence::Presence;
 use crate::records::{Record, Records};
+use crate::repository::ReleaseRepository;
 use crate::repository::manifests::Manifests;
-use crate::repository::{OnlineKeys, ReleaseRepository};
+use crate::repository::online::OnlineKeys;
 use crate::rollout::Rollouts;
 
 /// A controller that serves.
@@ -93,19 +93,20 @@ impl Server {
         let keys = Keys::of(&TenantName::new(fleet.tenant.as_str())?);
         let domain = TrustDomain::new(fleet.domain.as_str())?;
         let record = fleet_record(&store, &location, &keys, &domain).await?;
-        crate::schema::bring_up(&store, &keys, &record)
-            .await
-            .context("--store")?;
+        if let Err(error) = crate::schema::bring_up(&store, &keys, &record).await {
+            store.close().await.context("closing the store")?;
+            return Err(error.context("--store"));
+        }
         let mut tasks = JoinSet::new();
         let (mirror, follower) = Mirror::start(store.clone(), keys.clone(), shutdown.clone()).await?;
         tasks.spawn(async { drop(follower.await) });
-        let authority = load_authority(&folder)?;
+        let authority = Authorities::load(&folder)?;
         let identity = own_identity(&folder, &authority, &clock)?;
         let (audit, log) = Audit::start(&folder, identity.principal(), &clock).await?;
         let identity = IdentityHandle::new(identity);
         let records = Records::new(store.clone(), record.generation().epoch);
         let blobs = Blobs::local(&folder.blobs(), clock.clone())?;
-        let online = Arc::new(online_keys(&folder)?);
+        let online = Arc::new(OnlineKeys::of(&folder)?);
         let plane = Arc::new(ControlPlane {
             access: Access::new(domain, TenantName::new(fleet.tenant.as_str())?),
             releases: ReleaseRepository::new(records.clone(), keys.clone(), blobs.clone(), online, clock.clone()),
@@ -239,16 +240,6 @@ async fn fleet_record(store: &Store, location: &Location, keys: &Keys, domain: &
     let fleet: Option<FleetRecord> = Records::new(store.clone(), 0).get(&keys.fleet()).await?;
     let fleet = fleet.filter(|fleet| fleet.trust_domain == domain.to_string());
     fleet.with_context(|| format!("--store: {location} holds another fleet, or none: name the one that `init` made"))
-}
-
-fn online_keys(folder: &Folder) -> Result<OnlineKeys> {
-    let key = |path: std::path::PathBuf| -> Result<SigningKey> {
-        SigningKey::from_pem(&read(&path)?, &SystemRandom::new()).with_context(|| format!("reading {}", path.display()))
-    };
-    Ok(OnlineKeys {
-        snapshot: key(folder.snapshot_key())?,
-        timestamp: key(folder.timestamp_key())?,
-    })
 }
 
 /// Every service with its limits.

@@ -5,9 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fieldfare_controller_peers::device::{Obedient, Session, hello};
-use fieldfare_controller_peers::release::{Signer, release, upload};
+use fieldfare_controller_peers::release::{Signer, release, updated, upload};
 use fieldfare_controller_peers::{Fleet, TestStore, refusal, restore};
 use fieldfare_etcd_process::EtcdProcess;
 use fieldfare_fleet::Generation;
@@ -15,35 +14,10 @@ use fieldfare_proto::v1::{
     DesiredState, ExportRecordsRequest, ListDevicesRequest, ListReleasesRequest, RolloutPhase, TokenRole,
     gateway_message,
 };
-use fieldfare_release::UnixSeconds;
-use fieldfare_release::tuf::{Purpose, TrustedState, Update};
 use fieldfare_tls::Identity;
-use http::{Request, StatusCode};
 use tonic::Code;
 
 use crate::rollouts::{apply, outcome, spec};
-
-/// Brings what a device trusts up to date.
-async fn updated(fleet: &Fleet, device: &Identity, state: Option<TrustedState>) -> TrustedState {
-    let get = |path: String| Request::builder().uri(path).body(Bytes::new()).unwrap();
-    let state = match state {
-        Some(state) => state,
-        None => {
-            let root = fleet.http(device, get("/metadata/1.root.json".into())).await;
-            TrustedState::from_root(root.body()).unwrap()
-        }
-    };
-    let now = UnixSeconds::new(fleet.time.now().unix_ms() / 1000);
-    let mut update = Update::begin(state, now, Purpose::Install);
-    while let Some(file) = update.next_file() {
-        let answer = fleet.http(device, get(format!("/metadata/{}", file.name))).await;
-        match answer.status() {
-            StatusCode::OK => update.supply(answer.body()).unwrap(),
-            _ => update.missing().unwrap(),
-        }
-    }
-    update.state().clone()
-}
 
 /// What a device is told to run.
 async fn told(fleet: &Fleet, device: &Identity, name: &str) -> DesiredState {

@@ -278,7 +278,7 @@ async fn an_expired_certificate_renews_and_does_nothing_else() {
     let trainer = fleet.join(TokenRole::Trainer, "kiln").await;
     fleet.pass(Duration::from_secs(25 * 3600));
     // The controller's own certificate is renewed by its own task; here that task has not come round yet.
-    let authority = &fleet.plane.authority;
+    let authority = fleet.plane.authority.issuing();
     let own = fleet.plane.identity.current();
     let request = fieldfare_tls::CertificateRequest::parse(&own.key().certificate_request().unwrap()).unwrap();
     let now = fleet.time.now();

@@ -5,6 +5,7 @@
 mod artifacts;
 mod attempts;
 mod audit;
+mod authority;
 mod backup;
 mod decisions;
 mod enrolment;

@@ -76,6 +76,16 @@ pub enum IssueError {
     Encode(#[source] rcgen::Error),
 }
 
+impl AuthorityCertificate {
+    /// Reads the certificate of an authority in PEM.
+    ///
+    /// # Errors
+    /// Not one certificate, or not of our form.
+    pub fn from_pem(text: &str) -> Result<Self, AuthorityError> {
+        Ok(Self::parse(&pem::one_certificate(text)?)?)
+    }
+}
+
 /// A name under which clients that are not ours (browsers, curl) may know a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostName {

@@ -26,6 +26,19 @@ use crate::signing;
 pub enum Action {
     /// Makes this fleet's release root and targets keys, and installs the root. They stay in the context's folder: back it up.
     Init,
+    /// Signs the next root with the keys of this one, and has other keys take their place. Without options it renews the root, which
+    /// is good for a year. Devices follow by themselves.
+    RotateRoot {
+        /// Another root key.
+        #[arg(long)]
+        root_key: bool,
+        /// Another targets key.
+        #[arg(long)]
+        targets_key: bool,
+        /// The next online keys, which `fieldfare-controller next-online-keys` made. Devices forget what the present ones signed.
+        #[arg(long)]
+        online_keys: bool,
+    },
     /// Has a trainer build, evaluate and propose a release of a model.
     Import(Import),
     /// Signs a proposed release and publishes it.
@@ -181,6 +194,12 @@ struct Delegated<'a> {
     targets_version: u64,
 }
 
+/// What `release rotate-root` did.
+#[derive(Serialize)]
+struct Rotated {
+    root_version: u64,
+}
+
 /// What `release init` did.
 #[derive(Serialize)]
 struct Initialised {
@@ -218,6 +237,26 @@ pub async fn run(global: &Global, action: Action) -> Result<()> {
             show(format, &Initialised { new }, |done| match done.new {
                 true => "the release root is installed".to_owned(),
                 false => "the release root was there; nothing changed".to_owned(),
+            })
+        }
+        Action::RotateRoot {
+            root_key,
+            targets_key,
+            online_keys,
+        } => {
+            let rotation = signing::Rotation {
+                root_key,
+                targets_key,
+                online_keys,
+            };
+            let root_version = signing::rotate_root(&session.context, &session.client, rotation)
+                .await?
+                .get();
+            if root_key || targets_key {
+                note("the keys of this context have changed: back its folder up");
+            }
+            show(format, &Rotated { root_version }, |rotated| {
+                format!("root version {} is installed", rotated.root_version)
             })
         }
         Action::Import(arguments) => {
