@@ -213,7 +213,7 @@ mod tests {
             ),
             (
                 r#"{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}"#,
-                "`content` is missing",
+                "`messages[0].content` is missing",
             ),
         ];
         let folder = tempfile::tempdir().unwrap();

@@ -57,7 +57,7 @@ async fn metadata_that_no_decoder_has_or_that_its_tensors_belie_are_refused() {
         (
             "llama.feed_forward_length",
             1 << 31,
-            "`feed_forward` of the model is 2147483648",
+            "llama.feed_forward_length is 2147483648, expected 1 to 1048576",
         ),
         ("llama.feed_forward_length", 4096, "and its tensors have"),
         ("llama.block_count", 900, "no usable model"),

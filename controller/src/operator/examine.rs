@@ -18,7 +18,7 @@ pub(super) async fn examine(plane: &ControlPlane) -> Result<ExamineResponse, Ref
     let asked = Instant::now();
     plane.records.store().revision().await?;
     let store_answer_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let authority = plane.authority.certificate().validity();
+    let authority = plane.authority.issuing().certificate().validity();
     let own = plane.identity.current();
     let mut answer = ExamineResponse {
         now_unix_ms: plane.unix_ms(),
@@ -39,9 +39,8 @@ pub(super) async fn examine(plane: &ControlPlane) -> Result<ExamineResponse, Ref
     };
     if let Some(repository) = plane.releases.current().await? {
         answer.metadata = metadata(&repository);
-        let (roles, online) = (&repository.root().payload().roles, plane.releases.online());
-        answer.online_keys_named = roles.snapshot.keyids.contains(online.snapshot.id())
-            && roles.timestamp.keyids.contains(online.timestamp.id());
+        let named = plane.releases.online().named_by(repository.root().payload());
+        answer.online_keys_named = named.is_ok();
         look_for_artifacts(plane, &repository, &mut answer).await?;
     }
     Ok(answer)

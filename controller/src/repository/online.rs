@@ -97,7 +97,7 @@ impl OnlineKeys {
     ///
     /// # Errors
     /// It names neither the present nor the next key of a role alone sufficient, or a key cannot be read.
-    pub(super) fn named_by(&self, root: &Root) -> Result<KeyPair, Refusal> {
+    pub(crate) fn named_by(&self, root: &Root) -> Result<KeyPair, Refusal> {
         let [snapshot, timestamp] = self.places().map(|(role, present, next)| {
             let holders = root.roles.get(role);
             let keys = [Some(load(&present)?), load_if_there(&next)?];

@@ -118,6 +118,7 @@ pub(crate) fn world() -> &'static World {
             snapshot_seconds: 1 << 20,
             timestamp_key: &role_key,
             timestamp_seconds: 1 << 20,
+            least_version: Version::FIRST,
         };
         let files = repository.publish(NOW, online, &rng).unwrap();
         let mut mirror: BTreeMap<_, _> = files.into_iter().map(|file| (file.name, file.bytes)).collect();
