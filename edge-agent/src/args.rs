@@ -23,6 +23,8 @@ pub enum Command {
     Run(Run),
     /// Says what a running agent is doing.
     Status(Status),
+    /// Looks for what is wrong with a device, and says what to do about it. Changes nothing; fails where there is a problem.
+    Doctor(Status),
     /// Measures this machine.
     Profile {
         /// Form of the answer.
@@ -94,7 +96,7 @@ pub struct Run {
     pub api_listen: Option<SocketAddr>,
 }
 
-/// `status`.
+/// `status` and `doctor`.
 #[derive(Debug, Args)]
 pub struct Status {
     /// The agent's folder.

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod clock;
 pub mod clock_proof;
 pub mod config;
+pub mod doctor;
 pub mod enrolment;
 pub mod folder;
 pub mod install;

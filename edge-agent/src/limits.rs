@@ -138,6 +138,18 @@ pub const INVITATIONS_PER_MINUTE: u32 = 60;
 /// would otherwise keep everybody else from looking anything up.
 pub const METADATA_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// How far a device's clock may be from its controller's before that is a problem: certificates begin five minutes before they are issued.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// Rest of a timestamp's life at which somebody should look: the controller signs it anew eight hours before its end.
+pub const METADATA_NEARLY_EXPIRED: Duration = Duration::from_secs(2 * 3600);
+
+/// Part of a budget from which on it counts as nearly spent: a round takes a tenth or so.
+pub const LEDGER_LOW: f64 = 0.9;
+
+/// How long the local API may take to say what the agent is doing.
+pub const LOCAL_API_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Most invitations that wait while a round is under way: they are answered "busy".
 pub const INVITATION_QUEUE: usize = 8;
 

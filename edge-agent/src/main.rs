@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use fieldfare_agent::agent::Agent;
-use fieldfare_agent::args::{Arguments, Command, Output, Run};
+use fieldfare_agent::args::{Arguments, Command, Output, Run, Status};
+use fieldfare_agent::doctor::{self, Level};
 use fieldfare_agent::folder::Folder;
 use fieldfare_agent::process::{self, Binary, Task};
 use fieldfare_agent::{clock, enrolment, measure, rounds, serving, status};
@@ -16,7 +17,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     match log().and_then(|()| carry_out(Arguments::parse().command)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("fieldfare-agent: {}", process::chain(error.as_ref()));
             ExitCode::FAILURE
@@ -39,8 +40,8 @@ fn log() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn carry_out(command: Command) -> anyhow::Result<()> {
-    match command {
+fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
+    let done = match command {
         Command::Serve => {
             process::become_child(Task::Serve)?;
             Ok(serving::serve(BufReader::new(stdin()), stdout().lock())?)
@@ -59,6 +60,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
                 .await?
                 .trim_end())
         }),
+        Command::Doctor(arguments) => return asynchronously(examine(arguments)),
         Command::Profile { output } => {
             let profile = measure::profile(&std::env::current_dir()?)?;
             say(&match output {
@@ -66,10 +68,24 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
                 Output::Text => measure::text(&profile),
             })
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
-fn asynchronously(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+async fn examine(arguments: Status) -> anyhow::Result<ExitCode> {
+    let binary = Binary::new(std::env::current_exe().context("the path of this binary")?);
+    let diagnosis = doctor::examine(&Folder::new(&arguments.dir), &binary).await;
+    say(&match arguments.output {
+        Output::Json => serde_json::to_string_pretty(&diagnosis)?,
+        Output::Text => diagnosis.text().trim_end().to_owned(),
+    })?;
+    Ok(match diagnosis.level {
+        Level::Problem => ExitCode::FAILURE,
+        Level::Ok | Level::Warning => ExitCode::SUCCESS,
+    })
+}
+
+fn asynchronously<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -1,35 +1,64 @@
 //! `fieldfare-agent status`: asks the agent of a folder through its local API.
 
-use anyhow::Context;
 use serde_json::Value;
 
 use crate::args::Output;
 use crate::folder::Folder;
-use fieldfare_member::files;
+use crate::limits::LOCAL_API_TIMEOUT;
+use fieldfare_member::files::{self, FileError};
+
+/// Why the agent of a folder says nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// None runs there.
+    #[error("no agent runs in {path}")]
+    NotRunning {
+        /// In which folder.
+        path: String,
+    },
+    /// A file of the folder cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// There is no token.
+    #[error("the agent has no api-token file")]
+    NoToken,
+    /// The TLS library refuses the settings.
+    #[error("the TLS library refuses the settings")]
+    Tls(#[from] rustls::Error),
+    /// It does not answer, or not as it should.
+    #[error("the agent does not answer")]
+    Request(#[from] reqwest::Error),
+}
+
+/// Asks the agent of a folder what it is doing.
+///
+/// # Errors
+/// [`AskError`].
+pub async fn ask(folder: &Folder) -> Result<Value, AskError> {
+    let endpoints: Option<Value> = files::read_json(&folder.endpoints())?;
+    let api = endpoints.as_ref().and_then(|endpoints| endpoints.get("api")?.as_str());
+    let api = api.ok_or_else(|| AskError::NotRunning {
+        path: folder.path().display().to_string(),
+    })?;
+    let token = files::read(&folder.api_token())?.ok_or(AskError::NoToken)?;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_backend_preconfigured(no_tls()?)
+        .timeout(LOCAL_API_TIMEOUT)
+        .build()?;
+    let asked = client
+        .get(format!("{api}/fieldfare/v1/status"))
+        .bearer_auth(String::from_utf8_lossy(&token).trim())
+        .send();
+    Ok(asked.await?.error_for_status()?.json().await?)
+}
 
 /// What the agent of a folder says of itself, as text.
 ///
 /// # Errors
 /// No agent runs in the folder, or it does not answer.
 pub async fn status(folder: &Folder, output: Output) -> anyhow::Result<String> {
-    let endpoints: Option<Value> = files::read_json(&folder.endpoints())?;
-    let api = endpoints.as_ref().and_then(|endpoints| endpoints.get("api")?.as_str());
-    let api = api.with_context(|| format!("no agent runs in {}", folder.path().display()))?;
-    let token = files::read(&folder.api_token())?.context("the agent has no api-token file")?;
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .tls_backend_preconfigured(no_tls()?)
-        .build()?;
-    let asked = client
-        .get(format!("{api}/fieldfare/v1/status"))
-        .bearer_auth(String::from_utf8_lossy(&token).trim())
-        .send();
-    let answer: Value = asked
-        .await
-        .context("the agent does not answer")?
-        .error_for_status()?
-        .json()
-        .await?;
+    let answer = ask(folder).await?;
     match output {
         Output::Json => Ok(serde_json::to_string_pretty(&answer)?),
         Output::Text => Ok(text(&answer)),
@@ -37,7 +66,7 @@ pub async fn status(folder: &Folder, output: Output) -> anyhow::Result<String> {
 }
 
 /// The local API speaks plain HTTP on loopback; this configuration trusts nobody.
-fn no_tls() -> anyhow::Result<rustls::ClientConfig> {
+fn no_tls() -> Result<rustls::ClientConfig, rustls::Error> {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(builder

@@ -125,14 +125,33 @@ impl Identity {
     /// When a file cannot be read, is not of our form, or the three do not belong together.
     pub fn load(directory: &Path) -> Result<Option<Self>, StorageError> {
         finish(directory)?;
-        if !directory.join(KEY).exists() {
+        Self::assemble(directory, |name| directory.join(name))
+    }
+
+    /// What [`Self::load`] would give, with the directory left as it is: a save that was committed and not finished is not finished.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn look(directory: &Path) -> Result<Option<Self>, StorageError> {
+        let committed = directory.join(COMMIT).exists();
+        Self::assemble(directory, |name| {
+            let new = staged(directory, name);
+            match committed && new.exists() {
+                true => new,
+                false => directory.join(name),
+            }
+        })
+    }
+
+    fn assemble(directory: &Path, place: impl Fn(&str) -> PathBuf) -> Result<Option<Self>, StorageError> {
+        let key_path = place(KEY);
+        if !key_path.exists() {
             return Ok(None);
         }
-        let key_path = directory.join(KEY);
         let key =
             PrivateKey::from_pem(&read(&key_path)?).map_err(|source| StorageError::Key { path: key_path, source })?;
-        let chain = read_certificates(&directory.join(CHAIN))?;
-        let path = directory.join(AUTHORITIES);
+        let chain = read_certificates(&place(CHAIN))?;
+        let path = place(AUTHORITIES);
         let bundle = TrustBundle::from_der(read_certificates(&path)?)
             .map_err(|source| StorageError::Authorities { path, source })?;
         Self::new(key, chain, bundle)
@@ -221,6 +240,7 @@ fn read_certificates(path: &Path) -> Result<Vec<rustls_pki_types::CertificateDer
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::os::unix::fs::PermissionsExt;
 
     use crate::test_fleet::Fleet;
@@ -275,6 +295,19 @@ mod tests {
                 fs::write(directory.join(COMMIT), b"").unwrap();
             }
             let expected = if step >= 3 { &new } else { &old };
+            let names = || {
+                fs::read_dir(&directory)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().file_name())
+                    .collect::<BTreeSet<_>>()
+            };
+            let before = names();
+            let seen = Identity::look(&directory).unwrap().unwrap();
+            assert_eq!(
+                (seen.certificate(), names()),
+                (expected.certificate(), before),
+                "a look at step {step}"
+            );
             let found = Identity::load(&directory).unwrap().unwrap();
             assert_eq!(found.certificate(), expected.certificate(), "step {step}");
             let third = fleet.device(3);

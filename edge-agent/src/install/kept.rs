@@ -1,6 +1,6 @@
 //! What the agent keeps of its installation beside the bytes, and what it tells the controller about it.
 
-use fieldfare_fleet::install::{InstallPolicy, InstallState};
+use fieldfare_fleet::install::{InstallPolicy, InstallState, Installed};
 use fieldfare_fleet::rollout::Evidence;
 use fieldfare_fleet::{ByteSize, Generation, Obstacle};
 use fieldfare_member::files::{self, FileError};
@@ -71,6 +71,27 @@ impl Kept {
     pub(super) fn save(&self, folder: &Folder) -> Result<(), FileError> {
         files::replace_json(&folder.installation(), self)
     }
+}
+
+/// What an installation has come to, for somebody who only looks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// What serves.
+    pub active: Option<Installed>,
+    /// Where artifacts are served, as the last welcome said.
+    pub artifact_endpoint: Option<String>,
+}
+
+/// What the installation of a folder has come to.
+///
+/// # Errors
+/// The kept state cannot be read.
+pub fn standing(folder: &Folder) -> Result<Standing, InstallError> {
+    let kept = Kept::load(folder, install_policy())?;
+    Ok(Standing {
+        active: kept.install.active,
+        artifact_endpoint: kept.artifact_endpoint,
+    })
 }
 
 /// An assignment whose manifest is not known yet.

@@ -171,8 +171,8 @@ pub struct RemoteRepository {
     client: Client,
     base: Endpoint,
     pub(super) folder: Folder,
-    root: (u64, Sha256Digest),
-    trust: TrustFile,
+    pub(super) root: (u64, Sha256Digest),
+    pub(super) trust: TrustFile,
 }
 
 impl RemoteRepository {
@@ -231,7 +231,7 @@ impl RemoteRepository {
     }
 
     /// A small file; nothing where the server has none.
-    async fn small(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, RepositoryError> {
+    pub(super) async fn small(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, RepositoryError> {
         let response = self.get(path, 0).await?;
         match response.status() {
             StatusCode::OK => {}
@@ -281,7 +281,7 @@ impl RemoteRepository {
         })
     }
 
-    async fn walk(&self, update: &mut Update) -> Result<(), RepositoryError> {
+    pub(super) async fn walk(&self, update: &mut Update) -> Result<(), RepositoryError> {
         while let Some(request) = update.next_file() {
             match self.metadata(&request).await? {
                 Some(bytes) => update.supply(&bytes)?,
@@ -345,7 +345,7 @@ impl RemoteRepository {
 }
 
 /// A whole body, which is neither long nor slow.
-async fn collect<S>(mut stream: S, name: &str, limit: u64) -> Result<Vec<u8>, RepositoryError>
+pub(super) async fn collect<S>(mut stream: S, name: &str, limit: u64) -> Result<Vec<u8>, RepositoryError>
 where
     S: futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin,
 {

@@ -244,30 +244,16 @@ impl Tools {
         let gone = || BytesError::Manifest {
             release: installed.release.to_string(),
         };
-        let weights = described.variant.weights().ok_or_else(gone)?;
-        let adapter = described.variant.adapter();
-        let bytes: u64 = described
-            .variant
-            .artifacts
-            .values()
-            .map(|artifact| artifact.length)
-            .sum();
-        let load = Load {
-            weights: self.shelf.artifact(&weights.sha256),
-            adapter: adapter.map(|adapter| self.shelf.artifact(&adapter.sha256)),
-            // What is installed is served also where the owner has granted less since then.
-            context: context_within(&described.variant, self.model_memory).unwrap_or(MIN_CONTEXT),
-            address_space: bytes
-                .saturating_add(self.model_memory)
-                .saturating_add(SERVE_ADDRESS_SPACE_SLACK),
-        };
+        let weights = described.variant.weights().ok_or_else(gone)?.sha256;
+        let adapter = described.variant.adapter().map(|adapter| adapter.sha256);
+        let load = load_order(&self.shelf, &described, self.model_memory).ok_or_else(gone)?;
         let engine = Engine::start(&self.binary, load).await?;
         Ok(Served {
             engine,
             installed: installed.clone(),
             manifest_target: described.target,
-            weights: weights.sha256,
-            adapter: adapter.map(|adapter| adapter.sha256),
+            weights,
+            adapter,
             manifest: described.manifest,
         })
     }
@@ -279,6 +265,21 @@ impl Tools {
             None => Ok(None),
         }
     }
+}
+
+/// What a serving process is told to load, in the memory that the owner grants, in bytes; nothing where the variant has no weights.
+pub(crate) fn load_order(shelf: &Shelf, described: &Described, model_memory: u64) -> Option<Load> {
+    let variant = &described.variant;
+    let bytes: u64 = variant.artifacts.values().map(|artifact| artifact.length).sum();
+    Some(Load {
+        weights: shelf.artifact(&variant.weights()?.sha256),
+        adapter: variant.adapter().map(|adapter| shelf.artifact(&adapter.sha256)),
+        // What is installed is served also where the owner has granted less since then.
+        context: context_within(variant, model_memory).unwrap_or(MIN_CONTEXT),
+        address_space: bytes
+            .saturating_add(model_memory)
+            .saturating_add(SERVE_ADDRESS_SPACE_SLACK),
+    })
 }
 
 /// Why an installed release does not serve.

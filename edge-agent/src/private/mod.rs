@@ -2,6 +2,7 @@
 
 mod contributions;
 mod examples;
+mod overlay;
 mod store;
 
 pub use contributions::{Budgets, Contribution, Offered, PayError, RoundKey};

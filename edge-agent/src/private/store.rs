@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::overlay::Overlay;
+
 /// Schema of `private.redb`.
 pub(super) const SCHEMA: u64 = 1;
 
@@ -69,6 +71,19 @@ impl PrivateStore {
         };
         let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(path, owner_only).map_err(redb::Error::Io)?;
+        let store = Self { database };
+        store.check_schema()?;
+        Ok(store)
+    }
+
+    /// Opens the store for somebody who only looks: no lock is taken, and whatever the database repairs stays in memory. Beside a
+    /// running agent this may find what is half written.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn look(path: &Path) -> Result<Self, StoreError> {
+        let overlay = Overlay::open(path).map_err(redb::Error::Io)?;
+        let database = Database::builder().create_with_backend(overlay)?;
         let store = Self { database };
         store.check_schema()?;
         Ok(store)

@@ -31,12 +31,14 @@ struct Service {
     artifacts: String,
     session: watch::Sender<Option<Down>>,
     heard: watch::Sender<Vec<RefusalReason>>,
+    runs: watch::Sender<String>,
 }
 
 pub(crate) struct Gateway {
     pub(crate) endpoint: Endpoint,
     session: watch::Receiver<Option<Down>>,
     heard: watch::Receiver<Vec<RefusalReason>>,
+    runs: watch::Receiver<String>,
 }
 
 fn down(message: Message) -> GatewayMessage {
@@ -62,13 +64,20 @@ impl DeviceGateway for Service {
         };
         sender.send(Ok(down(Message::Welcome(welcome)))).await.unwrap();
         self.session.send_replace(Some(sender));
-        let (heard, mut messages) = (self.heard.clone(), request.into_inner());
+        let (heard, runs, mut messages) = (self.heard.clone(), self.runs.clone(), request.into_inner());
         tokio::spawn(async move {
             while let Some(Ok(message)) = messages.next().await {
-                if let Some(device_message::Message::InvitationReply(reply)) = message.message
-                    && let Some(invitation_reply::Reply::Refused(refused)) = reply.reply
-                {
-                    heard.send_modify(|heard| heard.push(refused.reason()));
+                match message.message {
+                    Some(device_message::Message::InvitationReply(reply)) => {
+                        if let Some(invitation_reply::Reply::Refused(refused)) = reply.reply {
+                            heard.send_modify(|heard| heard.push(refused.reason()));
+                        }
+                    }
+                    Some(device_message::Message::Observed(state)) => {
+                        let model = state.models.into_iter().next();
+                        runs.send_replace(model.map(|model| model.running_release).unwrap_or_default());
+                    }
+                    _ => {}
                 }
             }
         });
@@ -88,8 +97,10 @@ impl Gateway {
             artifacts: releases.endpoint.to_string(),
             session: watch::Sender::new(None),
             heard: watch::Sender::new(Vec::new()),
+            runs: watch::Sender::new(String::new()),
         };
         let (session, heard) = (service.session.subscribe(), service.heard.subscribe());
+        let runs = service.runs.subscribe();
         let server = tonic::transport::Server::builder()
             .add_service(DeviceGatewayServer::new(service))
             .serve_with_incoming(acceptor);
@@ -98,6 +109,7 @@ impl Gateway {
             endpoint,
             session,
             heard,
+            runs,
         }
     }
 
@@ -126,6 +138,13 @@ impl Gateway {
         };
         let models = vec![model];
         self.say(Message::Desired(DesiredState { generation, models })).await;
+    }
+
+    /// Waits until the device says that it runs a release: it has it for good then.
+    pub(crate) async fn is_run(&self, release: &Release) {
+        let mut runs = self.runs.clone();
+        let run = timeout(PATIENCE, runs.wait_for(|runs| *runs == release.text())).await;
+        run.expect("the device runs it").unwrap();
     }
 
     /// Waits until so many invitations were refused, and gives the reasons that left the device.

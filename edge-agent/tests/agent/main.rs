@@ -11,6 +11,7 @@ mod audit;
 mod backup;
 mod controller;
 mod device;
+mod doctor;
 mod downloads;
 mod fleet;
 mod gateway;

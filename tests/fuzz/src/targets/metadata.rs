@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use fieldfare_release::tuf::{
     Extra, Lookup, OnlineRoles, Payload, PublicKey, Purpose, Repository, RoleHolders, Roles, Root, Signed, SigningKey,
-    Snapshot, Target as ListedTarget, Targets, Timestamp, TrustedState, Update,
+    Snapshot, Target as ListedTarget, Targets, Timestamp, TrustedState, Update, Version,
 };
 use fieldfare_release::{Sha256Digest, UnixSeconds};
 use ring::rand::SystemRandom;
