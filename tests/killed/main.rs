@@ -7,25 +7,17 @@
 //! `FIELDFARE_KILLS` is the number of deaths (200), `FIELDFARE_SEED` what chooses them; both are printed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-mod fleet;
-mod model;
 mod promises;
 
 use std::sync::Arc;
 
+use fieldfare_tests::environment::number;
+use fieldfare_tests::miniature::path::MODEL;
+use fieldfare_tests::miniature::{Fleet, Setting, model, model::Random};
 use fieldfare_tests::supervised::{Choice, Fault};
-use fleet::Fleet;
-use model::Random;
 
 /// Deaths of each process in one step of the path, after which it is left alone until the next one.
 const DEATHS_PER_STEP: u32 = 4;
-
-#[allow(clippy::disallowed_methods, reason = "tests read their configuration here only")]
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| {
-        text.parse().unwrap_or_else(|_| panic!("{variable}={text}"))
-    })
-}
 
 /// What the n-th life of a process dies of: a function of the seed, the process and the number alone.
 fn choice(seed: u64) -> Choice {
@@ -72,9 +64,8 @@ fn choice(seed: u64) -> Choice {
 #[test]
 fn whoever_is_killed_wherever_the_promises_hold() {
     let (kills, seed) = (number("FIELDFARE_KILLS", 200), number("FIELDFARE_SEED", 1));
-    println!("FIELDFARE_KILLS={kills} FIELDFARE_SEED={seed}");
     let folder = tempfile::tempdir().unwrap();
-    let mut path = Path::begin(Fleet::start(folder.path(), choice(seed)));
+    let mut path = Path::begin(Fleet::start(folder.path(), Setting::mortal(choice(seed))));
     while path.deaths() < kills {
         path.turn();
     }
@@ -95,28 +86,21 @@ struct Path {
     told: promises::Told,
 }
 
-const DEPLOYMENT: &str = "fields";
-const MODEL: &str = "nonsense";
-
 impl Path {
     /// The first release is imported, published and rolled out, in peace.
     fn begin(fleet: Fleet) -> Self {
         let file = fleet.root.join("nonsense.gguf");
         model::write(&file, 7);
-        let evaluation = fleet.root.join("evaluation.jsonl");
-        std::fs::write(&evaluation, model::examples(12)).unwrap();
-        let (file, evaluation) = (file.to_str().unwrap(), evaluation.to_str().unwrap());
-        fleet.ok(&["release", "import", file, "--model", MODEL, "--evaluation", evaluation]);
-        fleet.ok(&["release", "publish", &format!("{MODEL}:1")]);
+        let release = fleet.import("first", &file);
         fleet.ok(&["release", "delegate", MODEL, "--trainer", "kiln"]);
         let mut path = Self {
             fleet,
             turns: 0,
-            running: format!("{MODEL}.r1.release.json"),
-            newest: format!("{MODEL}.r1.release.json"),
+            running: release.clone(),
+            newest: release,
             told: promises::Told::default(),
         };
-        path.roll_out();
+        path.fleet.roll_out(&path.newest);
         path.told.check(&path.fleet, &path.running);
         path
     }
@@ -133,11 +117,11 @@ impl Path {
         self.train();
         self.settle(&before);
         self.fleet.supervisor.arm(DEATHS_PER_STEP);
-        self.roll_out();
+        self.fleet.roll_out(&self.newest);
         let newest = self.newest.clone();
         self.settle(&newest);
         self.fleet.supervisor.arm(DEATHS_PER_STEP);
-        self.roll_back();
+        self.fleet.roll_back();
         self.settle(&before);
     }
 
@@ -149,34 +133,8 @@ impl Path {
 
     fn train(&mut self) {
         let name = format!("night-{}", self.turns);
-        let evaluation = self.fleet.root.join("evaluation.jsonl");
-        let start = format!(
-            "job start --name {name} --deployment {DEPLOYMENT} --evaluation {} --detach --epsilon 8 --rounds 1 --steps 2 \
-             --noise-multiplier 3 --sampling-rate 0.2 --examples-per-device {} --attempts 10 --quorum 2 --round-deadline 60 \
-             --min-loss-gain -100 --min-exact-match-gain -1",
-            evaluation.display(),
-            fleet::EXAMPLES,
-        );
-        self.fleet.ok(&start.split_whitespace().collect::<Vec<_>>());
-        let job = self.fleet.concluded(&["job", "watch", &name], 3);
+        let job = self.fleet.train(&name);
         self.newest = self.told.note_job(&job);
-    }
-
-    fn roll_out(&mut self) {
-        let release = self.newest.clone();
-        let deploy = format!(
-            "deploy {DEPLOYMENT} --release {release} --waves 1,100% --observe 0.05 --offline-after 20 --detach"
-        );
-        self.fleet.ok(&deploy.split_whitespace().collect::<Vec<_>>());
-        let ended = self.fleet.concluded(&["rollout", "status", DEPLOYMENT, "--watch"], 3);
-        assert_eq!(ended["phase"], "completed", "{ended:#}\n{}", self.fleet.logs());
-    }
-
-    fn roll_back(&mut self) {
-        self.fleet
-            .ok_or(&["rollout", "rollback", DEPLOYMENT], &["rolling back", "rolled back"]);
-        let ended = self.fleet.concluded(&["rollout", "status", DEPLOYMENT, "--watch"], 3);
-        assert_eq!(ended["phase"], "rolled back", "{ended:#}\n{}", self.fleet.logs());
     }
 
     fn end(self) -> Vec<(String, String)> {

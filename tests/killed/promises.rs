@@ -1,15 +1,10 @@
 //! What must hold after any number of deaths.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
+use fieldfare_tests::miniature::path::MODEL;
+use fieldfare_tests::miniature::{BUDGET, DEVICES, EXAMPLES, Fleet};
 use serde_json::Value;
-
-use crate::MODEL;
-use crate::fleet::{BUDGET, DEVICES, EXAMPLES, Fleet};
-
-/// How long devices may take to be where they should be when nobody dies any more.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the fleet has said so far, and may not take back.
 #[derive(Debug, Default)]
@@ -76,7 +71,7 @@ impl Told {
     }
 
     fn check_device(&mut self, fleet: &Fleet, name: &str, running: &str, shown: &Value) {
-        let status = settled(fleet, name, running);
+        let status = fleet.settled(name, running);
         assert_eq!(
             status["serving"]["manifest_sha256"], shown["manifest_sha256"],
             "{name}: {status:#}\n{shown:#}"
@@ -138,22 +133,4 @@ fn check_log(fleet: &Fleet, name: &str, running: &str) {
         records.iter().any(|record| record["kind"] == "inference"),
         "{name} answered, and no record says so"
     );
-}
-
-/// The status of a device that serves a release and has nothing left to do.
-fn settled(fleet: &Fleet, name: &str, running: &str) -> Value {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let status = fleet.api(name, "GET", "/fieldfare/v1/status", "application/json", "");
-        let converged = status["installation"][0]["progress"]["state"] == "converged";
-        if converged && status["serving"]["manifest"] == running {
-            return status;
-        }
-        assert!(
-            Instant::now() < until,
-            "{name} does not run {running}: {status:#}\n{}",
-            fleet.logs()
-        );
-        fleet.supervisor.pause();
-    }
 }

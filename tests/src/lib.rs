@@ -2,5 +2,8 @@
 
 pub mod binaries;
 pub mod data;
+pub mod environment;
+pub mod miniature;
+pub mod network;
 pub mod quickstart;
 pub mod supervised;

@@ -40,6 +40,8 @@ pub struct Program {
     pub binary: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// Variables of its environment, in every life.
+    pub variables: Vec<(String, String)>,
     /// Where its log goes.
     pub log: PathBuf,
 }
@@ -192,6 +194,25 @@ impl Supervisor {
         });
     }
 
+    /// Kills a process now; it is started again.
+    pub fn kill(&self, name: &str) {
+        self.shared.change(|state| {
+            if let Some((life, pid)) = state
+                .lives
+                .get_mut(name)
+                .and_then(|life| life.pid.map(|pid| (life, pid)))
+            {
+                (life.armed, life.ready) = (true, false);
+                signal(pid, Signal::KILL);
+            }
+        });
+    }
+
+    /// The process that lives under this name now.
+    pub fn pid(&self, name: &str) -> Option<u32> {
+        self.shared.lock().lives.get(name)?.pid
+    }
+
     /// Every death so far: whose, and of what.
     pub fn deaths(&self) -> Vec<(String, String)> {
         self.shared.lock().deaths.clone()
@@ -278,6 +299,7 @@ fn one_life(shared: &Arc<Shared>, program: &Program, fault: &Fault) -> std::io::
     let log = File::options().create(true).append(true).open(&program.log)?;
     let mut child = Command::new(&program.binary)
         .args(&program.arguments)
+        .envs(program.variables.iter().cloned())
         .envs(fault.variables.iter().cloned())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,4 +1,12 @@
 //! A miniature fleet of the real processes: a controller, a trainer, three devices.
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test that cannot go on says where"
+)]
+
+pub mod model;
+pub mod path;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -7,29 +15,103 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fieldfare_tests::binaries::fieldfare;
-use fieldfare_tests::supervised::{Choice, Program, Supervisor, tail};
 use serde_json::Value;
 
-use crate::model;
+use crate::binaries::fieldfare;
+use crate::supervised::{Choice, Fault, Program, Supervisor, tail};
 
 /// Names of the devices.
-pub(crate) const DEVICES: [&str; 3] = ["north", "south", "west"];
+pub const DEVICES: [&str; 3] = ["north", "south", "west"];
 
 /// How long one step of the path may take, however often somebody is killed on the way.
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Examples of each device.
-pub(crate) const EXAMPLES: usize = 40;
+pub const EXAMPLES: usize = 40;
 
 /// Lifetime budget of each device's data, epsilon at delta 1e-5.
-pub(crate) const BUDGET: f64 = 30.0;
+pub const BUDGET: f64 = 30.0;
+
+/// Ports of the processes, the same over all lives.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// gRPC services of the controller.
+    pub grpc: u16,
+    /// Its artifacts.
+    pub artifacts: u16,
+    /// Its metrics.
+    pub metrics: u16,
+    /// Rounds of the trainer.
+    pub rounds: u16,
+}
+
+impl Ports {
+    /// Ports that are free on every loopback address.
+    pub fn free() -> Self {
+        let held: Vec<_> = (0..4).map(|_| TcpListener::bind("0.0.0.0:0").unwrap()).collect();
+        let port = |n: usize| held[n].local_addr().unwrap().port();
+        Self {
+            grpc: port(0),
+            artifacts: port(1),
+            metrics: port(2),
+            rounds: port(3),
+        }
+    }
+}
+
+/// How a fleet is set up.
+#[derive(Clone)]
+pub struct Setting {
+    /// What processes die of.
+    pub choice: Choice,
+    /// Where they listen, on 127.0.0.1.
+    pub ports: Ports,
+    /// The address under which others reach the controller and the trainer.
+    pub host: &'static str,
+    /// Variables of the environment of every process.
+    pub variables: Vec<(String, String)>,
+}
+
+/// What is special about a device.
+#[derive(Clone, Debug, Default)]
+pub struct Device {
+    /// Variables of its environment.
+    pub variables: Vec<(String, String)>,
+}
+
+impl Setting {
+    /// Nobody dies, and nothing is between the processes.
+    pub fn calm() -> Self {
+        Self::mortal(std::sync::Arc::new(|_: &str, _: u64| Fault::default()))
+    }
+
+    /// Processes die of this.
+    pub fn mortal(choice: Choice) -> Self {
+        Self {
+            choice,
+            ports: Ports::free(),
+            host: "127.0.0.1",
+            variables: Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setting")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
 
 /// The fleet.
 #[derive(Debug)]
-pub(crate) struct Fleet {
-    pub(crate) supervisor: Supervisor,
-    pub(crate) root: PathBuf,
+pub struct Fleet {
+    /// Its processes.
+    pub supervisor: Supervisor,
+    /// The folder of everything.
+    pub root: PathBuf,
+    variables: Vec<(String, String)>,
 }
 
 fn sibling(name: &str) -> PathBuf {
@@ -59,27 +141,42 @@ fn address(file: &Path, name: &str) -> String {
 
 impl Fleet {
     /// Starts it, without any release. Nobody is killed yet.
-    pub(crate) fn start(root: &Path, choice: Choice) -> Self {
+    pub fn start(root: &Path, setting: Setting) -> Self {
+        let mut fleet = Self::without_devices(root, setting);
+        for name in DEVICES {
+            fleet.add_device(name, &Device::default());
+        }
+        fleet
+    }
+
+    /// Starts a controller and a trainer.
+    pub fn without_devices(root: &Path, setting: Setting) -> Self {
         std::fs::create_dir_all(root.join("logs")).unwrap();
         let mut fleet = Self {
-            supervisor: Supervisor::new(choice),
+            supervisor: Supervisor::new(setting.choice),
             root: root.to_path_buf(),
+            variables: setting.variables,
         };
         let dir = root.join("controller");
-        once("fieldfare-controller", &arguments(&["init"], &dir, &[]));
-        // Ports that stay the same over all lives.
-        let ports: Vec<String> = {
-            let held: Vec<_> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-            held.iter().map(|port| port.local_addr().unwrap().to_string()).collect()
-        };
+        let (host, ports) = (setting.host, setting.ports);
+        once(
+            "fieldfare-controller",
+            &arguments(&["init"], &dir, &[("--advertise", host)]),
+        );
+        let at = |port: u16| format!("127.0.0.1:{port}");
         let listen = [
-            ("--grpc-listen", &*ports[0]),
-            ("--artifact-listen", &*ports[1]),
-            ("--metrics-listen", &*ports[2]),
+            ("--grpc-listen", &*at(ports.grpc)),
+            ("--artifact-listen", &*at(ports.artifacts)),
+            ("--metrics-listen", &*at(ports.metrics)),
         ];
-        fleet.keep("controller", "fieldfare-controller", arguments(&["run"], &dir, &listen));
+        fleet.keep(
+            "controller",
+            "fieldfare-controller",
+            arguments(&["run"], &dir, &listen),
+            &[],
+        );
         let from = dir.join("operator");
-        fleet.ok(&["context", "add", "killed", "--from", from.to_str().unwrap()]);
+        fleet.ok(&["context", "add", "miniature", "--from", from.to_str().unwrap()]);
         fleet.ok(&["release", "init"]);
         let trainer = root.join("trainer");
         let token = fleet.token("trainer");
@@ -87,45 +184,52 @@ impl Fleet {
             "fieldfare-trainer",
             &arguments(&["enrol"], &trainer, &[("--token", &token), ("--name", "kiln")]),
         );
+        let listen = [("--rounds-listen", &*at(ports.rounds)), ("--advertise", host)];
         fleet.keep(
             "trainer",
             "fieldfare-trainer",
-            arguments(&["run"], &trainer, &[("--rounds-listen", &ports[3])]),
+            arguments(&["run"], &trainer, &listen),
+            &[],
         );
-        for name in DEVICES {
-            let dir = root.join(name);
-            let token = fleet.token("device");
-            let options = [
-                ("--token", &*token),
-                ("--name", name),
-                ("--consent", "yes"),
-                ("--profile", "raspberry-pi-5"),
-            ];
-            once("fieldfare-agent", &arguments(&["enrol"], &dir, &options));
-            fleet.keep(name, "fieldfare-agent", arguments(&["run"], &dir, &[]));
-            let budget = format!("{{\"budget\": {{\"epsilon\": {BUDGET}, \"delta\": 1e-5}}}}");
-            fleet.api(name, "PATCH", "/fieldfare/v1/settings", "application/json", &budget);
-            fleet.api(
-                name,
-                "POST",
-                "/fieldfare/v1/examples",
-                "application/jsonl",
-                &model::examples(EXAMPLES),
-            );
-        }
         fleet
     }
 
-    fn keep(&mut self, name: &str, binary: &str, arguments: Vec<OsString>) {
+    /// Enrols a device and starts its agent.
+    pub fn add_device(&mut self, name: &str, device: &Device) {
+        let dir = self.root.join(name);
+        let token = self.token("device");
+        let options = [
+            ("--token", &*token),
+            ("--name", name),
+            ("--consent", "yes"),
+            ("--profile", "raspberry-pi-5"),
+        ];
+        once("fieldfare-agent", &arguments(&["enrol"], &dir, &options));
+        // Known to the test even where the device cannot write it down.
+        let api = {
+            let held = TcpListener::bind("127.0.0.1:0").unwrap();
+            held.local_addr().unwrap().to_string()
+        };
+        let run = arguments(&["run"], &dir, &[("--api-listen", &api)]);
+        self.keep(name, "fieldfare-agent", run, &device.variables);
+        let budget = format!("{{\"budget\": {{\"epsilon\": {BUDGET}, \"delta\": 1e-5}}}}");
+        self.api(name, "PATCH", "/fieldfare/v1/settings", "application/json", &budget);
+        let examples = model::examples(EXAMPLES);
+        self.api(name, "POST", "/fieldfare/v1/examples", "application/jsonl", &examples);
+    }
+
+    fn keep(&mut self, name: &str, binary: &str, arguments: Vec<OsString>, variables: &[(String, String)]) {
         self.supervisor.keep(Program {
             name: name.to_owned(),
             binary: sibling(binary),
             arguments,
+            variables: self.variables.iter().chain(variables).cloned().collect(),
             log: self.log(name),
         });
     }
 
-    pub(crate) fn log(&self, name: &str) -> PathBuf {
+    /// The log of a process.
+    pub fn log(&self, name: &str) -> PathBuf {
         self.root.join("logs").join(format!("{name}.log"))
     }
 
@@ -137,7 +241,8 @@ impl Fleet {
             .to_owned()
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    /// Runs a command once, however it ends.
+    pub fn attempt(&self, arguments: &[&str]) -> Output {
         Command::new(fieldfare())
             .args(arguments)
             .env("FIELDFARE_CONFIG", self.root.join("config"))
@@ -151,7 +256,7 @@ impl Fleet {
         let until = Instant::now() + PATIENCE;
         loop {
             self.supervisor.until_ready("controller");
-            let output = self.run(arguments);
+            let output = self.attempt(arguments);
             if output.status.success() || also(&output) {
                 return output;
             }
@@ -165,7 +270,7 @@ impl Fleet {
     }
 
     /// The ends of all logs.
-    pub(crate) fn logs(&self) -> String {
+    pub fn logs(&self) -> String {
         let names = ["controller", "trainer"].into_iter().chain(DEVICES);
         names
             .map(|name| format!("--- {name}\n{}\n", tail(&self.log(name))))
@@ -173,12 +278,12 @@ impl Fleet {
     }
 
     /// As [`Self::eventually`], for a command whose words do not matter.
-    pub(crate) fn ok(&self, arguments: &[&str]) {
+    pub fn ok(&self, arguments: &[&str]) {
         self.eventually(arguments, |_| false);
     }
 
     /// As [`Self::ok`], where one of these texts in an error means that it was done before.
-    pub(crate) fn ok_or(&self, arguments: &[&str], done: &[&str]) {
+    pub fn ok_or(&self, arguments: &[&str], done: &[&str]) {
         self.eventually(arguments, |output| {
             let said = String::from_utf8_lossy(&output.stderr);
             done.iter().any(|done| said.contains(done))
@@ -186,12 +291,12 @@ impl Fleet {
     }
 
     /// The answer of a command as JSON.
-    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+    pub fn json(&self, arguments: &[&str]) -> Value {
         self.concluded(arguments, 0)
     }
 
     /// The answer of a command that may end with this exit code instead of 0.
-    pub(crate) fn concluded(&self, arguments: &[&str], code: i32) -> Value {
+    pub fn concluded(&self, arguments: &[&str], code: i32) -> Value {
         let mut all = arguments.to_vec();
         all.extend(["--output", "json"]);
         let output = self.eventually(&all, |output| output.status.code() == Some(code));
@@ -200,7 +305,7 @@ impl Fleet {
     }
 
     /// Asks a device's local API; nothing where it does not answer.
-    pub(crate) fn ask(&self, device: &str, method: &str, path: &str, kind: &str, body: &str) -> Option<Value> {
+    pub fn ask(&self, device: &str, method: &str, path: &str, kind: &str, body: &str) -> Option<Value> {
         let dir = self.root.join(device);
         let api = address(&dir.join("endpoints.json"), "api");
         let token = std::fs::read_to_string(dir.join("api-token")).unwrap();
@@ -219,7 +324,7 @@ impl Fleet {
     }
 
     /// Asks a device's local API until it answers.
-    pub(crate) fn api(&self, device: &str, method: &str, path: &str, kind: &str, body: &str) -> Value {
+    pub fn api(&self, device: &str, method: &str, path: &str, kind: &str, body: &str) -> Value {
         let until = Instant::now() + PATIENCE;
         loop {
             self.supervisor.until_ready(device);

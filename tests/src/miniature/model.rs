@@ -10,10 +10,15 @@ const VOCABULARY: u64 = 1024;
 
 /// A SplitMix64 generator (Steele, Lea, Flood 2014).
 #[derive(Clone, Debug)]
-pub(crate) struct Random(pub(crate) u64);
+pub struct Random(
+    /// The state: any number is a seed.
+    pub u64,
+);
 
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next number.
+    #[allow(clippy::should_implement_trait, reason = "it is no iterator: it never ends")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,13 +27,13 @@ impl Random {
     }
 
     /// A number below `bound`.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }
 
 /// Writes a GGUF file with one layer of random weights and the tokenizer of the shipped model.
-pub(crate) fn write(path: &Path, seed: u64) {
+pub fn write(path: &Path, seed: u64) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/farm-alert/farm-alert-f16.gguf");
     let bytes = std::fs::read(shipped).unwrap();
     let mut metadata = Gguf::parse(&bytes).unwrap().metadata;
@@ -80,7 +85,7 @@ pub(crate) fn write(path: &Path, seed: u64) {
 }
 
 /// Examples as JSONL.
-pub(crate) fn examples(count: usize) -> String {
+pub fn examples(count: usize) -> String {
     let line = |n: usize| {
         format!(
             "{{\"prompt\": \"soil {n} dry\", \"completion\": \"water field {}\"}}\n",
