@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use fieldfare_member::enrolment::renewed;
+use fieldfare_member::patience::{self, unless_silent};
 use fieldfare_proto::v1;
 use fieldfare_proto::v1::operator_client::OperatorClient;
 use fieldfare_release::{ArtifactVerifier, Sha256Digest};
+use fieldfare_tls::limits::{CONNECT_TIMEOUT, IDLE_CONNECTION, PEER_SILENCE};
 use fieldfare_tls::{ExpectedServer, IdentityHandle, ServerTrust, connect, https_config};
 use futures_util::StreamExt;
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
@@ -58,6 +62,8 @@ impl Client {
         let tls = https_config(Some(&identity), &trust, &time)?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_CONNECTION)
             .build()
             .context("the HTTPS client")?;
         Ok(Self {
@@ -87,7 +93,7 @@ impl Client {
     {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
-        let answer = tokio::time::timeout(self.timeout, call(self.operator.clone(), request)).await;
+        let answer = timeout(self.timeout, call(self.operator.clone(), request)).await;
         let late = |_| anyhow!("no answer within {} s (see --timeout)", self.timeout.as_secs_f64());
         Ok(answer.map_err(late)?.map_err(refused)?.into_inner())
     }
@@ -125,9 +131,11 @@ impl Client {
         let file = tokio::fs::File::open(path)
             .await
             .with_context(|| format!("opening {}", path.display()))?;
+        let (moved, seen) = watch::channel(());
         let mut sent = 0;
         let chunks = tokio_util::io::ReaderStream::with_capacity(file, UPLOAD_CHUNK).inspect(move |chunk| {
             sent += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            moved.send_replace(());
             progress(sent, length);
         });
         let body = reqwest::Body::wrap_stream(chunks);
@@ -136,9 +144,10 @@ impl Client {
             .put(&url)
             .header(reqwest::header::CONTENT_LENGTH, length)
             .body(body);
-        let answer = request
-            .send()
+        let answer = unless_silent(patience::of_receiver(length), seen, request.send())
             .await
+            .ok_or_else(silent)
+            .and_then(|sent| Ok(sent?))
             .with_context(|| format!("uploading {}", path.display()))?;
         let status = answer.status();
         if !status.is_success() {
@@ -184,19 +193,25 @@ impl Client {
     /// The artifact is missing, or not what it should be.
     pub async fn check_target(&self, stored_as: &str, length: u64, sha256: Sha256Digest) -> Result<()> {
         let url = format!("{}/targets/{stored_as}", self.artifacts);
-        let answer = self
-            .http
-            .get(&url)
-            .send()
-            .await
-            .with_context(|| format!("getting {url}"))?;
-        let mut answer = answer.error_for_status()?;
+        let getting = || format!("getting {url}");
+        let answer = timeout(PEER_SILENCE, self.http.get(&url).send()).await;
+        let answer = answer.map_err(|_| silent()).with_context(getting)?;
+        let mut answer = answer.with_context(getting)?.error_for_status()?;
         let mut verifier = ArtifactVerifier::new(length, sha256);
-        while let Some(chunk) = answer.chunk().await.with_context(|| format!("getting {url}"))? {
+        loop {
+            let chunk = timeout(PEER_SILENCE, answer.chunk()).await;
+            let chunk = chunk.map_err(|_| silent()).with_context(getting)?;
+            let Some(chunk) = chunk.with_context(getting)? else {
+                break;
+            };
             verifier.update(&chunk)?;
         }
         Ok(verifier.finish()?)
     }
+}
+
+fn silent() -> anyhow::Error {
+    anyhow!("the controller's artifact server is silent")
 }
 
 /// What a status means, in words; gRPC's own code follows where the words alone would not do.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fieldfare_tls::limits::PEER_SILENCE;
+
 /// How often a compare-and-swap is tried before the caller is told to try again. Writers of one record are few, so that
 /// five collisions in a row mean a loop between two of them.
 pub const COMMIT_ATTEMPTS_MAX: usize = 5;
@@ -50,8 +52,9 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a device sends a heartbeat: below the 60 s after which common load balancers cut idle connections.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A session without any message for this long is over: three heartbeats lost.
-pub const SESSION_SILENCE: Duration = Duration::from_secs(35);
+/// A session without any message for this long is over: two heartbeats lost, and half of a third one's time. Pings of HTTP/2 find a
+/// dead connection as soon; this finds a dead device behind something that answers them.
+pub const SESSION_SILENCE: Duration = PEER_SILENCE;
 
 /// Messages waiting for a slow device. A session sends levels, not events, so that more would only be older ones.
 pub const SESSION_QUEUE: usize = 8;
@@ -93,7 +96,7 @@ pub const BLOB_BYTES_MAX: u64 = 64 << 30;
 pub const BLOB_PART_BYTES: usize = 8 * 1024 * 1024;
 
 /// A connection to the artifact server that brings no bytes of its upload for this long is closed.
-pub const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
+pub const UPLOAD_SILENCE: Duration = PEER_SILENCE;
 
 /// Lifetime of the online metadata. Devices may install for this long after the controller stopped signing.
 pub const TIMESTAMP_LIFETIME: Duration = Duration::from_secs(24 * 3600);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fieldfare_tls::limits::PEER_SILENCE;
+
 /// First wait after a lost session. Doubled with each failure, and the wait is drawn uniformly from zero to it (full jitter).
 pub const RECONNECT_BASE: Duration = Duration::from_millis(500);
 
@@ -24,7 +26,7 @@ pub const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(200), D
 pub const MAX_DEPLOYMENTS: usize = 1;
 
 /// Silence after which a download is given up and resumed.
-pub const DOWNLOAD_SILENCE: Duration = Duration::from_secs(30);
+pub const DOWNLOAD_SILENCE: Duration = PEER_SILENCE;
 
 /// Bytes hashed or written at a time: large enough for a disk, small beside any device's memory.
 pub const COPY_CHUNK: usize = 256 * 1024;
@@ -159,6 +161,12 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an assignment that the signed metadata refused is looked up again: metadata that expired may be renewed.
 pub const RESOLVE_REFUSED_RETRY: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether a release that did not fit on the disk fits now.
+pub const DISK_RETRY: Duration = Duration::from_secs(5);
+
+/// How often it is tried whether state that the disk refused can be kept again: somebody makes room by hand.
+pub const STATE_RETRY: Duration = Duration::from_secs(2);
+
 /// Longest wait between two attempts to reach the artifact server while an installation is under way.
 pub const OUTAGE_RETRY_MAX: Duration = Duration::from_secs(60);
 
@@ -178,7 +186,7 @@ pub const TRAIN_ADDRESS_SPACE_SLACK: u64 = 4 << 30;
 /// How often it is looked at whether the device could train.
 pub const READINESS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long one answer of a trainer may take.
+/// How long one answer of a trainer may take, and how long it may take none of what is sent to it.
 pub const TRAINER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Shortest context that a release is installed for, in tokens, unless the model itself has less: a question and its answer.

@@ -5,16 +5,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fieldfare_member::files::FileError;
+use fieldfare_member::patience::{self, unless_silent};
 use fieldfare_release::{ArtifactError, ArtifactVerifier, Sha256Digest};
+use fieldfare_tls::limits::{CONNECT_TIMEOUT, IDLE_CONNECTION};
 use fieldfare_tls::{ConnectError, ExpectedServer, IdentityHandle, ServerTrust, TimeSource, https_config};
 use reqwest::{Body, Client, StatusCode};
 use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::io::ReaderStream;
 
 use crate::download::{Download, DownloadError, Downloaded, Expected};
 use crate::failure::WorkError;
 use crate::gateway::backoff;
-use crate::limits::DOWNLOAD_FRUITLESS_MAX;
+use crate::limits::{CHUNK_BYTES, DOWNLOAD_FRUITLESS_MAX, DOWNLOAD_SILENCE};
 
 /// Why a blob could not be read or stored.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,12 @@ pub enum ArtifactsError {
         sha256: Sha256Digest,
         /// Most bytes.
         limit: u64,
+    },
+    /// The server said nothing, and took nothing, for too long.
+    #[error("blob {sha256}: the artifact server is silent")]
+    Silent {
+        /// Which blob.
+        sha256: Sha256Digest,
     },
     /// A connection failed.
     #[error("blob {sha256}: the connection to the artifact server failed")]
@@ -98,6 +108,8 @@ impl Artifacts {
             .tls_backend_preconfigured(tls)
             .no_proxy()
             .http1_only()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_CONNECTION)
             .build();
         let broken = |error: reqwest::Error| ConnectError::Settings(rustls::Error::General(error.to_string()));
         Ok(Self {
@@ -144,7 +156,9 @@ impl Artifacts {
         let mut attempt = 0;
         loop {
             match self.read_once(sha256, limit).await {
-                Err(ArtifactsError::Connection { .. }) if attempt < DOWNLOAD_FRUITLESS_MAX => {
+                Err(ArtifactsError::Connection { .. } | ArtifactsError::Silent { .. })
+                    if attempt < DOWNLOAD_FRUITLESS_MAX =>
+                {
                     tokio::time::sleep(backoff(attempt)).await;
                     attempt += 1;
                 }
@@ -155,12 +169,19 @@ impl Artifacts {
 
     async fn read_once(&self, sha256: Sha256Digest, limit: u64) -> Result<Vec<u8>, ArtifactsError> {
         let broken = |source| ArtifactsError::Connection { sha256, source };
-        let mut response = self.client.get(self.url(sha256)?).send().await.map_err(broken)?;
+        let silent = |_| ArtifactsError::Silent { sha256 };
+        let asked = self.client.get(self.url(sha256)?).send();
+        let mut response = timeout(DOWNLOAD_SILENCE, asked)
+            .await
+            .map_err(silent)?
+            .map_err(broken)?;
         if response.status() != StatusCode::OK {
             return Err(refused(sha256, response).await);
         }
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        loop {
+            let chunk = timeout(DOWNLOAD_SILENCE, response.chunk()).await.map_err(silent)?;
+            let Some(chunk) = chunk.map_err(broken)? else { break };
             if (bytes.len() + chunk.len()) as u64 > limit {
                 return Err(ArtifactsError::TooLong { sha256, limit });
             }
@@ -179,8 +200,13 @@ impl Artifacts {
         let sha256 = Sha256Digest::of(&bytes);
         let bytes = Bytes::from(bytes);
         let length = bytes.len() as u64;
-        self.put(sha256, length, || async { Ok(Body::from(bytes.clone())) })
-            .await?;
+        let pieces = || {
+            let bytes = bytes.clone();
+            let starts = (0..bytes.len()).step_by(CHUNK_BYTES);
+            let pieces = starts.map(move |start| Ok(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))));
+            async { Ok(tokio_stream::iter(pieces)) }
+        };
+        self.put(sha256, length, pieces).await?;
         Ok(sha256)
     }
 
@@ -196,15 +222,16 @@ impl Artifacts {
                 let file = tokio::fs::File::open(&path)
                     .await
                     .map_err(FileError::io("open", &path))?;
-                Ok(Body::wrap_stream(ReaderStream::new(file)))
+                Ok(ReaderStream::with_capacity(file, CHUNK_BYTES))
             }
         };
         self.put(file.sha256, file.length, open).await
     }
 
-    async fn put<F>(&self, sha256: Sha256Digest, length: u64, body: impl Fn() -> F) -> Result<(), ArtifactsError>
+    async fn put<F, S>(&self, sha256: Sha256Digest, length: u64, body: impl Fn() -> F) -> Result<(), ArtifactsError>
     where
-        F: Future<Output = Result<Body, FileError>>,
+        F: Future<Output = Result<S, FileError>>,
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
         let mut attempt = 0;
         loop {
@@ -212,14 +239,22 @@ impl Artifacts {
                 .client
                 .put(self.url(sha256)?)
                 .header(reqwest::header::CONTENT_LENGTH, length);
-            match request.body(body().await?).send().await {
-                Ok(response) if response.status().is_success() => return Ok(()),
-                Ok(response) if !response.status().is_server_error() || attempt >= DOWNLOAD_FRUITLESS_MAX => {
+            let (moved, seen) = watch::channel(());
+            let pieces = body().await?.map(move |piece| {
+                moved.send_replace(());
+                piece
+            });
+            let sending = request.body(Body::wrap_stream(pieces)).send();
+            let sent = unless_silent(patience::of_receiver(length), seen, sending).await;
+            match sent {
+                Some(Ok(response)) if response.status().is_success() => return Ok(()),
+                Some(Ok(response)) if !response.status().is_server_error() || attempt >= DOWNLOAD_FRUITLESS_MAX => {
                     return Err(refused(sha256, response).await);
                 }
-                Err(source) if attempt >= DOWNLOAD_FRUITLESS_MAX => {
+                Some(Err(source)) if attempt >= DOWNLOAD_FRUITLESS_MAX => {
                     return Err(ArtifactsError::Connection { sha256, source });
                 }
+                None if attempt >= DOWNLOAD_FRUITLESS_MAX => return Err(ArtifactsError::Silent { sha256 }),
                 _ => {}
             }
             tokio::time::sleep(backoff(attempt)).await;

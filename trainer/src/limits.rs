@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fieldfare_tls::limits::PEER_SILENCE;
+
 /// Longest gRPC message, in bytes: delegated targets metadata of 5 MiB is the largest honest one.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -31,7 +33,7 @@ pub const RENEW_INTERVAL_MIN: Duration = Duration::from_millis(200);
 pub const SOURCE_BYTES_MAX: u64 = 64 << 30;
 
 /// How long a download may stay silent before it is taken up again from where it broke.
-pub const DOWNLOAD_SILENCE: Duration = Duration::from_secs(30);
+pub const DOWNLOAD_SILENCE: Duration = PEER_SILENCE;
 
 /// How often a download is taken up again without a single new byte in between.
 pub const DOWNLOAD_FRUITLESS_MAX: u32 = 5;

@@ -57,7 +57,12 @@ pub(crate) async fn watch_for_work(
     loop {
         match gateway.watch(hello.clone()).await {
             Ok(mut stream) => {
-                while let Ok(Some(WorkHint { artifact_endpoint })) = stream.message().await {
+                let ended = loop {
+                    let WorkHint { artifact_endpoint } = match stream.message().await {
+                        Ok(Some(hint)) => hint,
+                        Ok(None) => break "the controller closed the stream".to_owned(),
+                        Err(status) => break chain(&status),
+                    };
                     failures = 0;
                     artifact_base.send_if_modified(|known| {
                         let is_new = *known != artifact_endpoint;
@@ -65,7 +70,8 @@ pub(crate) async fn watch_for_work(
                         is_new
                     });
                     hints.send_modify(|count| *count += 1);
-                }
+                };
+                tracing::info!(ended, "the controller's hints ended; announcing this trainer again");
             }
             Err(error) => tracing::warn!(
                 error = chain(&error),

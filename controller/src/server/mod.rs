@@ -17,6 +17,7 @@ use fieldfare_proto::v1::operator_server::OperatorServer;
 use fieldfare_proto::v1::trainer_gateway_server::TrainerGatewayServer;
 use fieldfare_service::limits::DRAIN_TIMEOUT;
 use fieldfare_store::{Location, Store};
+use fieldfare_tls::limits::{HTTP2_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, IdentityHandle, TimeSource, TrustDomain};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -255,8 +256,10 @@ fn services(plane: &Arc<ControlPlane>, rollouts: Rollouts, health: HealthServer<
         .trace_fn(|request| tracing::info_span!("call", otel.name = request.uri().path(), otel.kind = "server"))
         .timeout(CALL_TIMEOUT)
         .concurrency_limit_per_connection(CONCURRENCY_PER_CONNECTION)
-        .http2_keepalive_interval(Some(fieldfare_tls::limits::KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(fieldfare_tls::limits::KEEP_ALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .initial_stream_window_size(HTTP2_WINDOW)
+        .initial_connection_window_size(HTTP2_WINDOW)
         .add_service(health)
         .add_service(reflection)
         .add_service(enrolment.max_decoding_message_size(DEVICE_MESSAGE_BYTES_MAX))

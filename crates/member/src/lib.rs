@@ -7,4 +7,5 @@
 pub mod enrolment;
 pub mod files;
 pub mod limits;
+pub mod patience;
 pub mod ticket;

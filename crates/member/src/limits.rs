@@ -14,6 +14,10 @@ pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// Shortest and longest wait before an application that waits for approval is repeated, whatever the controller asks for.
 pub const APPROVAL_WAIT_RANGE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 
+/// Bytes a second that whoever receives a blob puts on its disk at least, in the time between the last byte and the answer: an SD card
+/// does half of it again.
+pub const KEPT_BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
+
 /// How often the certificate's age is looked at. Certificates live for hours at least.
 pub const RENEWAL_CHECK: Duration = Duration::from_secs(30);
 

@@ -318,7 +318,7 @@ impl Door {
         address: SocketAddr,
         permit: OwnedSemaphorePermit,
     ) -> Result<Connection, Refusal> {
-        stream.set_nodelay(true)?;
+        crate::tcp::prepare(&stream)?;
         let handshake = tokio::time::timeout(self.timeout, self.tls.accept(stream).into_fallible());
         let stream = match handshake.await.map_err(|_| Refusal::TimedOut(self.timeout))? {
             Ok(stream) => stream,

@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use crate::config;
 use crate::endpoint::Endpoint;
 use crate::identity::IdentityHandle;
-use crate::limits::{CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use crate::limits::{CONNECT_TIMEOUT, HTTP2_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use crate::peer::ChannelBinding;
 use crate::time::TimeSource;
 use crate::trust::PeerRefused;
@@ -154,7 +154,9 @@ pub async fn connect(
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(HTTP2_WINDOW)
+        .initial_connection_window_size(HTTP2_WINDOW);
     if let Some(origin) = origin {
         settings = settings.origin(origin);
     }
@@ -220,7 +222,7 @@ impl Dialler {
         let stream = TcpStream::connect((self.endpoint.host(), self.endpoint.port()))
             .await
             .map_err(tcp)?;
-        stream.set_nodelay(true).map_err(tcp)?;
+        crate::tcp::prepare(&stream).map_err(tcp)?;
         let stream = self
             .tls
             .connect(self.endpoint.server_name(), stream)

@@ -9,9 +9,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
 use crate::deny::DenyList;
+use crate::limits::FIRST_BYTES_TIMEOUT;
 use crate::peer::PeerIdentity;
 
 /// A connection that an [`crate::Acceptor`] hands over. Once its peer is denied, every read and write fails and whoever
@@ -22,6 +24,8 @@ pub struct Connection {
     /// Ends when the peer is denied; none once it has, or for a peer without certificate.
     denied: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     cut: bool,
+    /// Ends when the peer has said nothing for too long; none once it has said something.
+    unheard: Option<Pin<Box<Sleep>>>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -43,6 +47,7 @@ impl Connection {
             peer,
             denied,
             cut: false,
+            unheard: Some(Box::pin(tokio::time::sleep(FIRST_BYTES_TIMEOUT))),
             _room: room,
         }
     }
@@ -71,7 +76,20 @@ impl Connection {
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.unheard = None;
+        }
+        let is_late = self
+            .unheard
+            .as_mut()
+            .is_some_and(|unheard| unheard.as_mut().poll(cx).is_ready());
+        if read.is_pending() && is_late {
+            let what = format!("the client said nothing within {FIRST_BYTES_TIMEOUT:?}");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)));
+        }
+        read
     }
 }
 

@@ -24,6 +24,7 @@ mod pem;
 mod principal;
 mod serve;
 mod storage;
+mod tcp;
 mod time;
 mod token;
 mod trust;

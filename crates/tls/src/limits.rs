@@ -58,11 +58,41 @@ pub const RENEWAL_GRACE: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How long a client waits for TCP and TLS together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Silence after which a client asks by an HTTP/2 ping. Below the 60 s idle limit of common load balancers.
-pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(25);
+/// A peer that should say something and is silent for this long counts as dead, whatever is spoken with it. Everybody notices within
+/// 30 s then, with 5 s for timers and scheduling.
+pub const PEER_SILENCE: Duration = Duration::from_secs(25);
 
-/// How long the answer to that ping may take before the connection counts as dead.
+/// Silence after which either end of an HTTP/2 connection asks by a ping. Below the 60 s idle limit of common load balancers.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How long the answer to that ping may take before the connection counts as dead. It waits behind what is on its way, which is
+/// [`HTTP2_WINDOW`] at most.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+const _: () = assert!(KEEP_ALIVE_INTERVAL.as_secs() + KEEP_ALIVE_TIMEOUT.as_secs() <= PEER_SILENCE.as_secs());
+
+/// Bytes of one HTTP/2 connection that may be on their way to us, in all streams together. At 16 KiB a second, the slowest link that a
+/// fleet is useful on, they take 8 s: less than the answer to a ping may. A path of 200 ms still carries 640 KiB a second.
+pub const HTTP2_WINDOW: u32 = 128 * 1024;
+
+/// Between two questions of TCP's own keep-alive, which begin after [`KEEP_ALIVE_INTERVAL`] of silence. It finds a dead peer where
+/// nothing is spoken: between the requests of HTTP/1.1, and before the first.
+pub const TCP_KEEP_ALIVE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Questions without an answer after which TCP gives a connection up.
+pub const TCP_KEEP_ALIVE_QUESTIONS: u32 = 2;
+
+const _: () = assert!(
+    KEEP_ALIVE_INTERVAL.as_secs() + TCP_KEEP_ALIVE_PAUSE.as_secs() * TCP_KEEP_ALIVE_QUESTIONS as u64
+        <= PEER_SILENCE.as_secs()
+);
+
+/// How long a client may take from its handshake to its first bytes. Ours say them at once.
+pub const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client keeps an HTTP/1.1 connection that it does not use for this long. Our servers close it after
+/// [`REQUEST_HEAD_TIMEOUT`]; where their farewell gets lost, the next request must not wait for a dead connection.
+pub const IDLE_CONNECTION: Duration = Duration::from_secs(10);
 
 /// How long a client of [`crate::serve_http`] may take to send the head of a request.
 pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);

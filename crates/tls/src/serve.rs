@@ -15,7 +15,9 @@ use tower::{Service, ServiceExt};
 
 use crate::acceptor::Acceptor;
 use crate::connection::Connection;
-use crate::limits::{DRAIN_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_STREAMS, REQUEST_HEAD_TIMEOUT};
+use crate::limits::{
+    DRAIN_TIMEOUT, HTTP2_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_STREAMS, REQUEST_HEAD_TIMEOUT,
+};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -73,6 +75,8 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(HTTP2_WINDOW)
+        .initial_connection_window_size(HTTP2_WINDOW)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service)));

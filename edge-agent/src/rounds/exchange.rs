@@ -1,6 +1,7 @@
 //! What goes between the device and the trainer: the configuration and the state down, one contribution up.
 
 use fieldfare_fleet::Digest;
+use fieldfare_member::patience::unless_silent;
 use fieldfare_member::ticket::Ticket;
 use fieldfare_proto::v1::rounds_client::RoundsClient;
 use fieldfare_proto::v1::{
@@ -9,6 +10,7 @@ use fieldfare_proto::v1::{
 };
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, Link, ServerTrust, TimeSource, connect};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
@@ -176,8 +178,11 @@ impl Trainer {
             .map(|part| ContributeRequest { part: Some(part) })
             .collect();
         let mut client = RoundsClient::new(self.link().await?.channel());
-        let answer = timeout(TRAINER_TIMEOUT, client.contribute(tokio_stream::iter(parts))).await;
-        let answer = answer.map_err(|_| ExchangeError::Silent)??.into_inner();
+        let (moved, seen) = watch::channel(());
+        let parts = tokio_stream::iter(parts.into_iter().inspect(move |_| moved.send_replace(())));
+        // A slow way takes as long as it takes; a dead one is not waited for.
+        let answer = unless_silent(TRAINER_TIMEOUT, seen, client.contribute(parts)).await;
+        let answer = answer.ok_or(ExchangeError::Silent)??.into_inner();
         if answer.sha256 == sha256.as_bytes() {
             Ok(())
         } else {

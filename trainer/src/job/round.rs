@@ -140,12 +140,18 @@ async fn watch(gateway: FencedGateway, round: RoundRef, told: mpsc::Sender<Round
     while !told.is_closed() {
         match gateway.watch_round(round.clone()).await {
             Ok(mut stream) => {
-                while let Ok(Some(event)) = stream.message().await {
+                let ended = loop {
+                    let event = match stream.message().await {
+                        Ok(Some(event)) => event,
+                        Ok(None) => break "the controller closed the stream".to_owned(),
+                        Err(status) => break chain(&status),
+                    };
                     failures = 0;
                     if told.send(event).await.is_err() {
                         return;
                     }
-                }
+                };
+                tracing::debug!(ended, "the watch of the round ended; taking it up again");
             }
             Err(error) => tracing::debug!(error = chain(&error), "the round cannot be watched yet"),
         }

@@ -12,7 +12,7 @@ use fieldfare_fleet::round::{Answer, OpenAttempt, Refused, Tally};
 use fieldfare_fleet::{ByteSize, DeviceId, Digest, RoundId};
 use fieldfare_privacy::RingCodec;
 use fieldfare_proto::v1::rounds_server::RoundsServer;
-use fieldfare_tls::limits::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use fieldfare_tls::limits::{HTTP2_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use fieldfare_tls::{Acceptor, IdentityHandle, TimeSource};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -152,6 +152,8 @@ pub async fn serve(acceptor: Acceptor, service: RoundsService, shutdown: Cancell
     let served = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .initial_stream_window_size(HTTP2_WINDOW)
+        .initial_connection_window_size(HTTP2_WINDOW)
         .concurrency_limit_per_connection(4)
         .add_service(service)
         .serve_with_incoming_shutdown(acceptor, shutdown.cancelled_owned())

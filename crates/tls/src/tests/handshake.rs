@@ -1,15 +1,18 @@
 //! Who gets in, as whom, and who is cut off.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::AlertDescription;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+use tokio_rustls::TlsConnector;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::service::{Running, Scene, acceptor, describe, serve, who_am_i};
-use crate::limits::RENEWAL_GRACE;
+use crate::limits::{FIRST_BYTES_TIMEOUT, RENEWAL_GRACE};
 use crate::test_fleet::{DAY, Fleet, HOUR, tenant, window};
 use crate::{
     AcceptorSettings, ClientCertificates, ConnectError, Denial, Endpoint, ExpectedServer, Identity, IdentityHandle,
@@ -308,4 +311,34 @@ async fn connecting_to_nobody_says_where() {
         .unwrap_err();
     assert!(matches!(&error, ConnectError::Tcp { .. }), "{error:?}");
     assert!(error.to_string().contains(&endpoint.to_string()));
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_after_its_handshake_is_let_go_and_one_that_has_spoken_may_be_silent() {
+    let scene = Scene::new();
+    let mut acceptor = acceptor(scene.settings()).await;
+    let endpoint = Endpoint::from(acceptor.local_addr());
+    let tls = https_config(None, &scene.trust(), &scene.clock.source()).unwrap();
+    let tls = TlsConnector::from(Arc::new(tls));
+    let mut connections = async || {
+        let connecting = async {
+            let stream = TcpStream::connect(endpoint.authority()).await.unwrap();
+            tls.connect(endpoint.server_name(), stream).await.unwrap()
+        };
+        let (client, server) = tokio::join!(connecting, acceptor.accept());
+        (client, server.unwrap())
+    };
+    let (_mute, mut unheard) = connections().await;
+    let (mut speaker, mut heard) = connections().await;
+    speaker.write_all(b"h").await.unwrap();
+    assert_eq!(heard.read_u8().await.unwrap(), b'h');
+    // From here on time passes as soon as nobody has anything to do.
+    tokio::time::pause();
+    let error = unheard.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert!(
+        tokio::time::timeout(10 * FIRST_BYTES_TIMEOUT, heard.read_u8())
+            .await
+            .is_err()
+    );
 }
