@@ -10,11 +10,11 @@ use crate::{Key, LeaseId, Location, Prefix, Revision};
 /// A failure of the store itself, common to all operations.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// [`crate::Store::close`] was called, or an earlier failed write stopped the embedded store.
+    /// [`crate::Store::close`] was called.
     #[error("the store is closed")]
     Closed,
-    /// The disk, the database or the way to it failed. After a failed write the embedded store stops: reopen it. One in etcd
-    /// goes on when etcd does.
+    /// The disk, the database or the way to it failed. The store goes on when that does: after a failed write the embedded one opens
+    /// its file again, until which every call fails like this. What became of a failed commit is seen then.
     #[error("the store failed to {doing}")]
     Failed {
         /// What was being done.

@@ -141,3 +141,6 @@ const _: () = assert!(PAGE_BYTES_MAX > COMMIT_BYTES_MAX && WATCH_READ_BYTES > CO
 const _: () = assert!(COMPACT_ROWS_PER_STEP > GROUP_COMMITS_MAX * COMMIT_OPERATIONS_MAX);
 // The log stores the length of a key in 16 bits.
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
+
+/// Between two attempts to open the embedded file again after a write failed: a full disk gets room by somebody's hand.
+pub const REOPEN_PAUSE: Duration = Duration::from_secs(1);

@@ -24,8 +24,8 @@ use tokio::time::Instant;
 
 use crate::limits::{HISTORY_BYTES_MAX, HISTORY_REVISIONS_MAX, WATCH_BUFFER_REVISIONS, WRITE_QUEUE_MAX};
 use crate::{
-    Changes, Commit, CommitError, CompactError, Entry, Key, Lease, LeaseError, LeaseId, List, ListError, OpenError,
-    Outcome, Page, Prefix, Revision, StoreError, WatchError,
+    Changes, Commit, CommitError, CompactError, Entry, Key, Lease, LeaseError, LeaseId, List, ListError, Location,
+    OpenError, Outcome, Page, Prefix, Revision, StoreError, WatchError,
 };
 use leases::Leases;
 use owner::{Asked, Owner, Request};
@@ -64,7 +64,7 @@ impl Embedded {
     }
 
     pub(crate) async fn open_keeping(path: PathBuf, history: History) -> Result<Embedded, OpenError> {
-        let (db, leases) = file::open(path).await?;
+        let (db, leases) = file::open(path.clone()).await?;
         let reader = Reader::new(&db);
         let (requests, incoming) = mpsc::channel(WRITE_QUEUE_MAX);
         let (live, _) = broadcast::channel(WATCH_BUFFER_REVISIONS);
@@ -74,7 +74,12 @@ impl Embedded {
             live: live.downgrade(),
         };
         let writer = Writer::new(db, Leases::new(leases, Instant::now()), history);
-        tokio::spawn(Owner::new(writer, incoming, live, reader).run());
+        let told = reader.read(|snapshot| Ok::<_, StoreError>(snapshot.revision())).await;
+        let told = told.map_err(|error| OpenError::Corrupt {
+            place: Location::Embedded(path.clone()),
+            source: Box::new(error),
+        })?;
+        tokio::spawn(Owner::new(writer, incoming, live, reader, (path, told)).run());
         Ok(embedded)
     }
 

@@ -1,15 +1,20 @@
 //! The owner task: one queue of requests, one clock for leases, one writer.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::file;
+use super::leases::Leases;
 use super::read::Reader;
 use super::writer::{Writer, Written};
-use crate::limits::GROUP_COMMITS_MAX;
-use crate::{Changes, Commit, CommitError, CompactError, Lease, LeaseError, LeaseId, Outcome, Revision, StoreError};
+use crate::limits::{GROUP_COMMITS_MAX, REOPEN_PAUSE};
+use crate::{
+    Changes, Commit, CommitError, CompactError, Lease, LeaseError, LeaseId, Outcome, Prefix, Revision, StoreError,
+};
 
 /// A question, and the way back for its answer.
 pub(super) struct Asked<Q, T, E> {
@@ -92,14 +97,19 @@ pub(super) struct Owner {
     live: broadcast::Sender<Arc<Changes>>,
     reader: Reader,
     compactions: Vec<Asked<Revision, (), CompactError>>,
+    path: PathBuf,
+    /// The newest revision that watchers were told.
+    told: Revision,
 }
 
 impl Owner {
+    /// `told` is the newest revision in the file.
     pub(super) fn new(
         writer: Writer,
         incoming: mpsc::Receiver<Request>,
         live: broadcast::Sender<Arc<Changes>>,
         reader: Reader,
+        (path, told): (PathBuf, Revision),
     ) -> Owner {
         Owner {
             writer,
@@ -107,11 +117,13 @@ impl Owner {
             live,
             reader,
             compactions: Vec::new(),
+            path,
+            told,
         }
     }
 
-    /// Works until it is closed, abandoned, or a write fails. A failed write ends the store, because redb may or may
-    /// not have kept it: only opening the file again tells.
+    /// Works until it is closed or abandoned. After a failed write the file is opened again, because redb may or may not have kept
+    /// it: only that tells.
     pub(super) async fn run(mut self) {
         loop {
             let Wake::Work(requests) = self.wake().await else {
@@ -199,24 +211,18 @@ impl Owner {
         match written {
             Ok(written) => Some(owner.publish(requests, written)),
             Err(fault) => {
-                owner
-                    .end(
-                        requests,
-                        StoreError::Failed {
-                            doing: "write its file",
-                            source: Arc::new(fault),
-                        },
-                    )
-                    .await;
-                None
+                let error = StoreError::Failed {
+                    doing: "write its file",
+                    source: Arc::new(fault),
+                };
+                owner.open_again(requests, error).await
             }
         }
     }
 
     fn publish(mut self, requests: Vec<Request>, written: Written) -> Owner {
         for changes in written.changes {
-            // No watcher is no error.
-            let _ = self.live.send(changes);
+            self.tell(changes);
         }
         for request in requests {
             match request {
@@ -234,14 +240,77 @@ impl Owner {
         self
     }
 
-    async fn end(self, requests: Vec<Request>, error: StoreError) {
-        for request in requests {
-            request.fail(error.clone());
-        }
-        for asked in self.compactions {
+    fn tell(&mut self, changes: Arc<Changes>) {
+        self.told = changes.revision;
+        // No watcher is no error.
+        let _ = self.live.send(changes);
+    }
+
+    /// Gives the file up after a failed write, and opens it again as soon as that succeeds; everything that is asked meanwhile fails.
+    /// Nothing when the store is closed or abandoned before.
+    async fn open_again(mut self, requests: Vec<Request>, error: StoreError) -> Option<Owner> {
+        requests.into_iter().for_each(|request| request.fail(error.clone()));
+        for asked in std::mem::take(&mut self.compactions) {
             asked.send(Err(error.clone().into()));
         }
-        self.reader.shut().await;
+        self.reader.let_go().await;
+        let Owner {
+            writer,
+            mut incoming,
+            live,
+            reader,
+            path,
+            told,
+            ..
+        } = self;
+        let history = writer.history;
+        // Closing a file that failed may fail as well, and is the last that is heard of it.
+        let _ = tokio::task::spawn_blocking(move || writer.close()).await;
+        let (db, leases) = loop {
+            let pause = tokio::time::sleep(REOPEN_PAUSE);
+            tokio::pin!(pause);
+            loop {
+                let request = tokio::select! {
+                    () = &mut pause => break,
+                    request = incoming.recv() => request?,
+                };
+                if let Request::Close(asked) = request {
+                    reader.shut().await;
+                    asked.send(Ok(()));
+                    return None;
+                }
+                request.fail(error.clone());
+            }
+            if let Ok(opened) = file::open(path.clone()).await {
+                break opened;
+            }
+        };
+        reader.take(&db);
+        // Leases begin anew, as after a start: nobody could renew them.
+        let writer = Writer::new(db, Leases::new(leases, Instant::now()), history);
+        let mut owner = Owner::new(writer, incoming, live, reader, (path, told));
+        owner.tell_missed().await;
+        Some(owner)
+    }
+
+    /// Tells watchers what the file has and they were not told: a commit that failed after it was kept.
+    async fn tell_missed(&mut self) {
+        loop {
+            let told = self.told;
+            let missed = self.reader.read(move |snapshot| {
+                let missed = snapshot.changes(&Prefix::root(), told);
+                missed.map_err(StoreError::from)
+            });
+            // One that cannot be read now ends the watches when they catch up themselves.
+            let Ok(missed) = missed.await else { return };
+            let complete = missed.complete;
+            for changes in missed.changes {
+                self.tell(Arc::new(changes));
+            }
+            if complete {
+                return;
+            }
+        }
     }
 
     /// Waits for the readers, then gives the file back.

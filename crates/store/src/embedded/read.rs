@@ -1,7 +1,7 @@
 //! Reading: snapshots of the file, on blocking threads, beside the writer.
 
 use std::ops::Bound;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 use tokio::sync::Semaphore;
@@ -15,14 +15,19 @@ use crate::{Change, Changes, Continuation, Entry, Key, List, ListError, Page, Pr
 /// Reads the file while the store is open, without keeping it open.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
-    db: Weak<Database>,
+    db: Arc<Mutex<Weak<Database>>>,
     permits: Arc<Semaphore>,
 }
+
+/// The file is closed after a failed write, and not open again yet.
+#[derive(Debug, thiserror::Error)]
+#[error("a write to it failed, and it is not open again yet")]
+struct Away;
 
 impl Reader {
     pub(super) fn new(db: &Arc<Database>) -> Reader {
         Reader {
-            db: Arc::downgrade(db),
+            db: Arc::new(Mutex::new(Arc::downgrade(db))),
             permits: Arc::new(Semaphore::new(READS_MAX)),
         }
     }
@@ -43,7 +48,11 @@ impl Reader {
         let reading = tokio::task::spawn_blocking(move || {
             // Declared in this order, so that the permit outlives the hold on the file.
             let _permit = permit;
-            let db = db.upgrade().ok_or(StoreError::Closed)?;
+            let db = db.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+            let db = db.ok_or_else(|| StoreError::Failed {
+                doing: "read its file",
+                source: Arc::new(Away),
+            })?;
             let snapshot = Snapshot::take(&db).map_err(StoreError::from)?;
             look(&snapshot)
         });
@@ -51,6 +60,17 @@ impl Reader {
             doing: "read its file",
             source: Arc::new(panic),
         })?
+    }
+
+    /// Fails every later read, and waits for those in flight: nobody holds the file then.
+    pub(super) async fn let_go(&self) {
+        *self.db.lock().unwrap_or_else(PoisonError::into_inner) = Weak::new();
+        let _all = self.permits.acquire_many(READS_MAX as u32).await;
+    }
+
+    /// Reads this file from now on.
+    pub(super) fn take(&self, db: &Arc<Database>) {
+        *self.db.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(db);
     }
 
     /// Waits for every read in flight and refuses all later ones.

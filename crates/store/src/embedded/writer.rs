@@ -17,7 +17,7 @@ use crate::{Changes, CompactError, Lease, LeaseError, LeaseId, Revision};
 /// The only place that writes the file. After a fault it must not write again: memory and file may differ.
 pub(super) struct Writer {
     db: Arc<Database>,
-    history: History,
+    pub(super) history: History,
     pub(super) leases: Leases,
     compact_upto: Revision,
     pub(super) compacting: bool,
