@@ -23,7 +23,7 @@ use crate::clock;
 use crate::config::{AgentConfig, ConfigError, Settings};
 use crate::folder::Folder;
 use crate::install::{Installer, Parts, Shelf, install_policy};
-use crate::limits::{INVITATION_QUEUE, SESSION_QUEUE};
+use crate::limits::{INVITATION_QUEUE, SESSION_QUEUE, STATE_RETRY};
 use crate::private::PrivateStore;
 use crate::process::{self, Binary};
 use crate::rounds::{Participant, Readiness, RoundsView};
@@ -137,13 +137,19 @@ impl Agent {
         })
     }
 
-    /// Where the local API listens, said once and written where other programs find it.
+    /// Where the local API listens. It is written where other programs find it once the device runs.
     ///
     /// # Errors
-    /// The folder refuses.
+    /// The system does not know the address.
     pub fn announcement(&self) -> anyhow::Result<String> {
         let address = self.listener.local_addr()?;
-        process::announce(&self.folder.endpoints(), address)?;
+        if let Err(error) = process::announce(&self.folder.endpoints(), address) {
+            // A device whose disk is full serves all the same, to those who know the address.
+            tracing::error!(
+                error = process::chain(&error),
+                "other programs are not told where the local API listens"
+            );
+        }
         Ok(format!("{} serves its local API at http://{address}", self.config.name))
     }
 
@@ -174,6 +180,8 @@ impl Agent {
             |failures| RECONNECTING.after(failures).wait(clock::jitter()),
             token(),
         );
+        let until = token();
+        tasks.spawn(announce(folder.clone(), listener.local_addr()?, until));
         let until = token();
         tasks.spawn(async move { Ok(installer.run(until).await?) });
         let until = token();
@@ -222,4 +230,16 @@ impl Agent {
 
 fn outcome_of(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
     ended.context("a task of the agent panicked").flatten()
+}
+
+/// Says in a file where the local API listens, as soon as the disk takes it.
+async fn announce(folder: Folder, api: SocketAddr, stop: CancellationToken) -> anyhow::Result<()> {
+    while process::announce(&folder.endpoints(), api).is_err() {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(STATE_RETRY) => {}
+        }
+    }
+    stop.cancelled().await;
+    Ok(())
 }

@@ -7,6 +7,7 @@ mod context;
 mod download;
 mod kept;
 mod look;
+mod outage;
 mod probes;
 mod processes;
 mod repository;

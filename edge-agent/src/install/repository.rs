@@ -6,7 +6,7 @@ use fieldfare_release::tuf::{
     FileRequest, ListedTarget, Lookup, Purpose, TrustError, TrustedState, Update, UpdateError, VerifiedRepository,
 };
 use fieldfare_release::{ArtifactError, ArtifactVerifier, ManifestError, ReleaseManifest, Sha256Digest, TargetName};
-use fieldfare_tls::limits::{CONNECT_TIMEOUT, IDLE_CONNECTION};
+use fieldfare_tls::limits::IDLE_CONNECTION;
 use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, ServerTrust, TimeSource, https_config};
 use futures_util::StreamExt;
 use reqwest::{Client, Response, StatusCode, header};

@@ -93,11 +93,11 @@ pub struct Installer {
     /// The look-up of the newest assignment.
     pub(super) looking_up: Option<AbortHandle>,
     step: Option<AbortHandle>,
-    processes: Processes,
+    pub(super) processes: Processes,
     fetched: watch::Sender<Fetched>,
     observed: watch::Sender<v1::ObservedState>,
     pub(super) reports: mpsc::Sender<Report>,
-    inbox: mpsc::Receiver<Report>,
+    pub(super) inbox: mpsc::Receiver<Report>,
 }
 
 impl Installer {
@@ -138,12 +138,29 @@ impl Installer {
         ))
     }
 
-    /// Serves and installs until it is told to stop, then stops the serving process.
+    /// Serves and installs until it is told to stop, then stops the serving process. While its state cannot be kept, as on a full
+    /// disk, what serves goes on serving and nothing is decided; after that it goes on as after a start.
     ///
     /// # Errors
-    /// The state cannot be kept.
+    /// The state that was kept cannot be read.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), InstallError> {
         self.record_found();
+        let ended = loop {
+            match self.install(&stop).await {
+                Err(InstallError::State(error)) => {
+                    if !self.wait_for_disk(&error, &stop).await {
+                        break Ok(());
+                    }
+                }
+                ended => break ended,
+            }
+        };
+        self.stop_step();
+        self.processes.stop().await;
+        ended
+    }
+
+    async fn install(&mut self, stop: &CancellationToken) -> Result<(), InstallError> {
         self.tell(Event::Started)?;
         self.report();
         let mut fetched = self.fetched.subscribe();
@@ -168,15 +185,13 @@ impl Installer {
                     }
                 }
                 () = until(deadline) => self.tell(Event::Tick)?,
-                () = until(look_up_at) => self.hear_desired()?,
+                () = until(look_up_at) => self.look_again()?,
             }
         }
-        self.stop_step();
-        self.processes.stop().await;
         Ok(())
     }
 
-    fn stop_step(&mut self) {
+    pub(super) fn stop_step(&mut self) {
         if let Some(step) = self.step.take() {
             step.abort();
         }
@@ -349,8 +364,12 @@ impl Installer {
         }
         fieldfare_crash::point("agent.install.decided");
         self.record_change(&event, &before);
-        self.kept.save(&self.parts.folder)?;
+        if let Err(error) = self.kept.save(&self.parts.folder) {
+            self.kept.install = before;
+            return Err(error.into());
+        }
         fieldfare_crash::point("agent.install.persisted");
+        self.await_room();
         for action in actions {
             self.act(action)?;
         }
@@ -378,7 +397,7 @@ impl Installer {
         Ok(())
     }
 
-    fn drop_candidate(&mut self) {
+    pub(super) fn drop_candidate(&mut self) {
         self.stop_step();
         self.processes.drop_candidate();
     }
