@@ -55,6 +55,8 @@ struct Life {
     allowance: u32,
     /// Whether the present life was given a fault.
     armed: bool,
+    /// The exit code with which the present life is to end, once it was told to stop.
+    told: Option<i32>,
 }
 
 #[derive(Debug, Default)]
@@ -213,6 +215,27 @@ impl Supervisor {
         self.shared.lock().lives.get(name)?.pid
     }
 
+    /// Tells a process to stop, as an operator would, does something meanwhile, waits until the process has ended with this exit
+    /// code, and until it is ready again. Says how long it took to end.
+    ///
+    /// # Panics
+    /// When it ends otherwise, or takes a minute.
+    pub fn restart(&self, name: &str, code: i32, meanwhile: impl FnOnce()) -> Duration {
+        let mut number = 0;
+        let begun = Instant::now();
+        self.shared.change(|state| {
+            let life = state.lives.get_mut(name).expect("a process of this name");
+            number = life.number;
+            life.told = Some(code);
+            signal(life.pid.expect("it lives"), Signal::TERM);
+        });
+        meanwhile();
+        self.wait(READY, name, |state| state.lives[name].number > number);
+        let took = begun.elapsed();
+        self.until_ready(name);
+        took
+    }
+
     /// Every death so far: whose, and of what.
     pub fn deaths(&self) -> Vec<(String, String)> {
         self.shared.lock().deaths.clone()
@@ -273,10 +296,11 @@ fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
             let Some(life) = state.lives.get_mut(&program.name) else {
                 return;
             };
-            let planned = life.armed;
+            let (planned, told) = (life.armed, life.told.take());
             (life.pid, life.ready, life.armed) = (None, false, false);
             let killed = status.as_ref().is_ok_and(|status| status.signal() == Some(9));
-            let ended = stopping && status.as_ref().is_ok_and(ExitStatus::success);
+            let expected = told.or(stopping.then_some(0));
+            let ended = expected.is_some() && status.as_ref().is_ok_and(|status| status.code() == expected);
             match &status {
                 _ if planned && killed => state.deaths.push((program.name.clone(), words.clone())),
                 // A process that is stopped while it starts may not listen to signals yet.

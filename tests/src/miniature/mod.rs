@@ -59,6 +59,9 @@ impl Ports {
     }
 }
 
+/// Stands for the name of a process in a variable of its environment.
+pub const PROCESS: &str = "{process}";
+
 /// How a fleet is set up.
 #[derive(Clone)]
 pub struct Setting {
@@ -223,7 +226,12 @@ impl Fleet {
             name: name.to_owned(),
             binary: sibling(binary),
             arguments,
-            variables: self.variables.iter().chain(variables).cloned().collect(),
+            variables: self
+                .variables
+                .iter()
+                .chain(variables)
+                .map(|(variable, value)| (variable.clone(), value.replace(PROCESS, name)))
+                .collect(),
             log: self.log(name),
         });
     }

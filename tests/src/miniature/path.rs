@@ -60,8 +60,13 @@ impl Fleet {
 
     /// Starts a federated job of one round on what the devices run.
     pub fn start_training(&self, name: &str) {
+        self.start_long_training(name, 2);
+    }
+
+    /// Starts a federated job of one round of this many steps.
+    pub fn start_long_training(&self, name: &str, steps: u32) {
         let start = format!(
-            "job start --name {name} --deployment {DEPLOYMENT} --evaluation {} --detach --epsilon 8 --rounds 1 --steps 2 \
+            "job start --name {name} --deployment {DEPLOYMENT} --evaluation {} --detach --epsilon 8 --rounds 1 --steps {steps} \
              --noise-multiplier 3 --sampling-rate 0.2 --examples-per-device {EXAMPLES} --attempts 10 --quorum 2 --round-deadline 60 \
              --min-loss-gain -100 --min-exact-match-gain -1",
             self.evaluation(),
