@@ -127,7 +127,10 @@ pub(super) async fn open(
     let digest = Sha256Digest::of(&request.configuration).as_bytes().to_vec();
     let told = digest_of(&digest);
     let key = plane.keys.round(&round);
-    let goes_on = |view: &RoundView| registry::open(Some(&opened(&view.record)), told) == Ok(Opening::Again);
+    let goes_on = |view: &RoundView| {
+        let known = opened(&view.record);
+        registry::open(Some(&known), &round, told, Reached::default()) == Ok(Opening::Again)
+    };
     let reopened = plane.mirror.read().rounds.get(&round).is_some_and(goes_on);
     if reopened {
         forgive(held, plane, &round).await?;
@@ -137,10 +140,13 @@ pub(super) async fn open(
         let endpoint = endpoint(plane, held).await?;
         let trainer_spiffe_id = plane.access.trainer_principal(&held.trainer).to_string();
         let known = change.read::<RoundRecord>(&key).await?;
-        let opening = registry::open(known.as_ref().map(opened).as_ref(), told);
-        let opening = opening.map_err(|_| Refusal::Exists {
-            what: "round",
-            name: round.to_string(),
+        let opening = registry::open(known.as_ref().map(opened).as_ref(), &round, told, reached_by(&status));
+        let opening = opening.map_err(|unchanged| match unchanged {
+            Unchanged::Overtaken { .. } => Refusal::Stale(format!("{round}: {unchanged}")),
+            _ => Refusal::Exists {
+                what: "round",
+                name: round.to_string(),
+            },
         })?;
         if let Some(mut open) = known {
             if opening == Opening::Over {
@@ -327,7 +333,7 @@ pub(super) async fn close(held: &HeldClaim, plane: &ControlPlane, request: Close
         let closing = registry::close(&opened(&record), round.round, told, committed);
         let closing = closing.map_err(|unchanged| match unchanged {
             Unchanged::GivenUp => Refusal::Stale(format!("round {round} was given up")),
-            Unchanged::NotNext { .. } => Refusal::Stale(format!("{round}: {unchanged}")),
+            Unchanged::NotNext { .. } | Unchanged::Overtaken { .. } => Refusal::Stale(format!("{round}: {unchanged}")),
             Unchanged::OtherAcceptedSet | Unchanged::OtherConfiguration => Refusal::Exists {
                 what: "accepted set of round",
                 name: round.to_string(),

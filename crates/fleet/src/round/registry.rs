@@ -93,6 +93,16 @@ pub enum Unchanged {
     /// Another accepted set was committed.
     #[error("another accepted set was committed")]
     OtherAcceptedSet,
+    /// The job has gone on to a later attempt, which opening this one would end.
+    #[error(
+        "the job has gone on: {committed} rounds are committed, and attempt {attempt} at the next one is under way"
+    )]
+    Overtaken {
+        /// Rounds that are committed.
+        committed: u32,
+        /// The attempt at the next one.
+        attempt: u32,
+    },
     /// Another attempt at the round was committed, or the one before it is not: each round counts once, in its turn.
     #[error("the job has {committed} committed rounds: this is not the next one")]
     NotNext {
@@ -104,12 +114,25 @@ pub enum Unchanged {
     GivenUp,
 }
 
-/// What opening an attempt with this configuration comes to.
+/// What opening an attempt with this configuration comes to, for a job that has come so far.
 ///
 /// # Errors
-/// [`Unchanged::OtherConfiguration`].
-pub fn open(known: Option<&Opened>, configuration: Digest) -> Result<Opening, Unchanged> {
+/// [`Unchanged::OtherConfiguration`], [`Unchanged::Overtaken`].
+pub fn open(
+    known: Option<&Opened>,
+    round: &RoundId,
+    configuration: Digest,
+    kept: Reached,
+) -> Result<Opening, Unchanged> {
+    let told = Reached {
+        committed: round.round.0.saturating_sub(1),
+        attempt: round.attempt.0,
+    };
     match known {
+        None if told.is_overtaken(kept) => Err(Unchanged::Overtaken {
+            committed: kept.committed,
+            attempt: kept.attempt,
+        }),
         None => Ok(Opening::New),
         Some(known) if known.configuration != configuration => Err(Unchanged::OtherConfiguration),
         Some(known) if known.closed => Ok(Opening::Over),

@@ -15,6 +15,8 @@ const BUDGET: &str = "no device's ledger pays more than its budget";
 const SAME: &str = "a device sends the same bytes for the same job, round and attempt, and has paid for them";
 const SUM: &str = "an aggregate is exactly the sum over the accepted set, in which each device counts once";
 const ONCE: &str = "the accepted set of a round changes once, and one attempt at a round counts";
+const NEWEST: &str =
+    "no attempt is opened, and the one under way ended by that, once its job has gone on to a later one";
 const STATE: &str =
     "what a job has learnt is the sum of its committed rounds, whatever crashes and whatever comes late";
 const TAKEN: &str = "what a device was told was taken is in the aggregate of its attempt";
@@ -43,6 +45,8 @@ pub(super) struct Rounds {
     /// Everything that each device has sent for each attempt.
     sent: BTreeMap<(RoundId, u32), Vec<Rc<Vec<u8>>>>,
     learnt: BTreeMap<JobName, Learnt>,
+    /// The newest attempt of each job that was opened.
+    opened: BTreeMap<JobName, RoundId>,
     /// How often each owner has taken something back, and how often that was when the device last began to train.
     taken_back: BTreeMap<u32, u64>,
     trained_at: BTreeMap<u32, u64>,
@@ -94,9 +98,13 @@ impl Checks {
     }
 
     /// The controller opens an attempt for a cohort.
-    pub(crate) fn opens(&mut self, round: &RoundId, cohort: &BTreeSet<DeviceId>, quorum: u32) {
+    pub(crate) fn opens(&mut self, round: &RoundId, cohort: &BTreeSet<DeviceId>, quorum: u32, now: Timestamp) {
         let attempt = self.rounds.attempts.entry(round.clone()).or_default();
         (attempt.cohort, attempt.quorum) = (cohort.clone(), quorum);
+        let before = self.rounds.opened.insert(round.job.clone(), round.clone());
+        if let Some(before) = before.filter(|before| (before.round, before.attempt) >= (round.round, round.attempt)) {
+            self.fail(NEWEST, format!("{round} is opened after {before}"), now);
+        }
     }
 
     /// The owner of a device takes examples back.

@@ -168,7 +168,8 @@ impl Controller {
             return Told::Stale;
         };
         let known = job.rounds.get_mut(round);
-        let opening = match registry::open(known.as_deref().map(|round| &round.opened), digest) {
+        let kept = reached(&job.checkpoint);
+        let opening = match registry::open(known.as_deref().map(|round| &round.opened), round, digest, kept) {
             Ok(opening) => opening,
             Err(error) => return Told::Refused(error.to_string()),
         };
@@ -208,7 +209,7 @@ impl Controller {
             trainer,
             generation: 1,
         };
-        ground.checks.opens(round, &cohort, made.quorum);
+        ground.checks.opens(round, &cohort, made.quorum, ground.now);
         job.rounds.insert(round.clone(), kept);
         self.invite_all(ground);
         Told::Opened(cohort)

@@ -20,7 +20,37 @@ fn an_attempt_is_opened_once_and_gone_on_with_under_its_configuration_alone() {
         (Some(&given_up), 7, Ok(Opening::Over)),
         (Some(&given_up), 8, Err(Unchanged::OtherConfiguration)),
     ] {
-        assert_eq!(registry::open(known, digest(configuration)), expected, "{known:?}");
+        let opened = registry::open(known, &round(1, 1), digest(configuration), Reached::default());
+        assert_eq!(opened, expected, "{known:?}");
+    }
+}
+
+fn round(number: u32, attempt: u32) -> RoundId {
+    RoundId {
+        job: JobName::new("moisture").unwrap(),
+        round: RoundNumber(number),
+        attempt: Attempt(attempt),
+    }
+}
+
+#[test]
+fn an_attempt_that_comes_late_ends_no_later_one() {
+    let kept = Reached {
+        committed: 1,
+        attempt: 2,
+    };
+    let overtaken = Unchanged::Overtaken {
+        committed: 1,
+        attempt: 2,
+    };
+    for (number, attempt, expected) in [
+        (1, 3, Err(overtaken)),
+        (2, 1, Err(overtaken)),
+        (2, 2, Ok(Opening::New)),
+        (2, 3, Ok(Opening::New)),
+    ] {
+        let opened = registry::open(None, &round(number, attempt), digest(7), kept);
+        assert_eq!(opened, expected, "round {number}, attempt {attempt}");
     }
 }
 
