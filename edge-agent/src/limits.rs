@@ -10,6 +10,9 @@ pub const RECONNECT_BASE: Duration = Duration::from_millis(500);
 /// Longest wait before a session is tried again: a device is back within two minutes of its controller.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(120);
 
+/// Shortest wait that a controller may ask for: a device that it sends around in circles connects twice a second.
+pub const COME_BACK_MIN: Duration = Duration::from_millis(500);
+
 /// Longest wait that a controller may ask for: a longer one would be a device lost by one wrong number.
 pub const COME_BACK_MAX: Duration = Duration::from_secs(3600);
 

@@ -25,7 +25,7 @@ use tonic::{Status, Streaming};
 
 use crate::config::{AgentConfig, Settings, label_pairs};
 use crate::install::Desired;
-use crate::limits::{COME_BACK_MAX, HEARTBEAT_RANGE, INVITATIONS_PER_MINUTE, SESSION_QUEUE, WELCOME_TIMEOUT};
+use crate::limits::{HEARTBEAT_RANGE, INVITATIONS_PER_MINUTE, SESSION_QUEUE, WELCOME_TIMEOUT};
 use crate::process;
 use crate::rounds::told;
 use crate::{clock, clock_proof};
@@ -205,7 +205,7 @@ impl Session {
     }
 
     fn come_back(&self, message: v1::ComeBack) -> Ended {
-        let after = backoff::asked_for(message.after_ms).min(COME_BACK_MAX);
+        let after = backoff::asked_for(message.after_ms);
         Ended::ComeBack {
             after,
             endpoint: message.endpoint.parse().ok(),
