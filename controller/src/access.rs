@@ -131,20 +131,51 @@ pub fn is_enrolled_in(id: DeviceId, records: &Records) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a peer's version of the protocol is understood: this one, the one before, and every later one, which speaks ours.
-pub fn check_protocol(field: &str, version: u32) -> Result<(), Refusal> {
-    let oldest = PROTOCOL_VERSION.saturating_sub(1).max(1);
-    if version >= oldest {
-        return Ok(());
-    }
-    Err(Refusal::invalid(
-        field,
-        format!("is {version}, expected {oldest} to {PROTOCOL_VERSION}"),
-    ))
+/// The version of the protocol that a peer of version `theirs` is spoken with by a controller of version `ours`: the lower of the two.
+/// Understood are our own, the one before, and every later one, whose peers speak ours.
+fn agreed(theirs: u32, ours: u32) -> Option<u32> {
+    (theirs >= oldest(ours)).then(|| theirs.min(ours))
+}
+
+fn oldest(ours: u32) -> u32 {
+    ours.saturating_sub(1).max(1)
+}
+
+/// The version of the protocol that a peer is spoken with.
+///
+/// # Errors
+/// The peer's is more than one behind.
+pub fn check_protocol(field: &str, version: u32) -> Result<u32, Refusal> {
+    agreed(version, PROTOCOL_VERSION).ok_or_else(|| {
+        let oldest = oldest(PROTOCOL_VERSION);
+        Refusal::invalid(field, format!("is {version}, expected {oldest} to {PROTOCOL_VERSION}"))
+    })
 }
 
 fn peer(extensions: &Extensions) -> Result<&PeerIdentity, Refusal> {
     extensions
         .get()
         .ok_or_else(|| Refusal::Anonymous("the connection has no identity".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_one_version_behind_is_spoken_with_in_its_own_version() {
+        for (theirs, ours, expected) in [
+            (1, 1, Some(1)),
+            (0, 1, None),
+            (1, 2, Some(1)),
+            (2, 2, Some(2)),
+            (0, 2, None),
+            (1, 3, None),
+            (2, 3, Some(2)),
+            (3, 2, Some(2)),
+            (u32::MAX, 2, Some(2)),
+        ] {
+            assert_eq!(agreed(theirs, ours), expected, "{theirs} to {ours}");
+        }
+    }
 }

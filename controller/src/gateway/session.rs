@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fieldfare_fleet::DeviceId;
-use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::{
     DesiredState, DeviceMessage, GatewayMessage, Hello, SessionRecord, Welcome, device_message, gateway_message,
 };
@@ -110,7 +109,7 @@ async fn open(
     plane.metrics.session_opened();
     seen.note(plane, device, fence).await?;
     let welcome = Welcome {
-        protocol_version: hello.protocol_version.min(PROTOCOL_VERSION),
+        protocol_version: crate::access::check_protocol("hello.protocol_version", hello.protocol_version)?,
         features: Vec::new(),
         session_fence: fence,
         heartbeat_interval_ms: u32::try_from(HEARTBEAT_INTERVAL.as_millis()).unwrap_or(u32::MAX),
