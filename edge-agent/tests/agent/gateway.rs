@@ -7,8 +7,8 @@ use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::device_gateway_server::{DeviceGateway, DeviceGatewayServer};
 use fieldfare_proto::v1::gateway_message::Message;
 use fieldfare_proto::v1::{
-    DesiredModel, DesiredState, DeviceMessage, GatewayMessage, Generation, RefusalReason, RoundInvitation, Welcome,
-    device_message, invitation_reply,
+    DesiredModel, DesiredState, DeviceMessage, GatewayMessage, Generation, ObservedModel, RefusalReason,
+    RoundInvitation, Welcome, device_message, invitation_reply,
 };
 use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, IdentityHandle};
 use futures_util::Stream;
@@ -31,14 +31,14 @@ struct Service {
     artifacts: String,
     session: watch::Sender<Option<Down>>,
     heard: watch::Sender<Vec<RefusalReason>>,
-    runs: watch::Sender<String>,
+    observed: watch::Sender<ObservedModel>,
 }
 
 pub(crate) struct Gateway {
     pub(crate) endpoint: Endpoint,
     session: watch::Receiver<Option<Down>>,
     heard: watch::Receiver<Vec<RefusalReason>>,
-    runs: watch::Receiver<String>,
+    observed: watch::Receiver<ObservedModel>,
 }
 
 fn down(message: Message) -> GatewayMessage {
@@ -64,7 +64,7 @@ impl DeviceGateway for Service {
         };
         sender.send(Ok(down(Message::Welcome(welcome)))).await.unwrap();
         self.session.send_replace(Some(sender));
-        let (heard, runs, mut messages) = (self.heard.clone(), self.runs.clone(), request.into_inner());
+        let (heard, observed, mut messages) = (self.heard.clone(), self.observed.clone(), request.into_inner());
         tokio::spawn(async move {
             while let Some(Ok(message)) = messages.next().await {
                 match message.message {
@@ -74,8 +74,7 @@ impl DeviceGateway for Service {
                         }
                     }
                     Some(device_message::Message::Observed(state)) => {
-                        let model = state.models.into_iter().next();
-                        runs.send_replace(model.map(|model| model.running_release).unwrap_or_default());
+                        observed.send_replace(state.models.into_iter().next().unwrap_or_default());
                     }
                     _ => {}
                 }
@@ -97,10 +96,10 @@ impl Gateway {
             artifacts: releases.endpoint.to_string(),
             session: watch::Sender::new(None),
             heard: watch::Sender::new(Vec::new()),
-            runs: watch::Sender::new(String::new()),
+            observed: watch::Sender::new(ObservedModel::default()),
         };
         let (session, heard) = (service.session.subscribe(), service.heard.subscribe());
-        let runs = service.runs.subscribe();
+        let observed = service.observed.subscribe();
         let server = tonic::transport::Server::builder()
             .add_service(DeviceGatewayServer::new(service))
             .serve_with_incoming(acceptor);
@@ -109,7 +108,7 @@ impl Gateway {
             endpoint,
             session,
             heard,
-            runs,
+            observed,
         }
     }
 
@@ -142,9 +141,18 @@ impl Gateway {
 
     /// Waits until the device says that it runs a release: it has it for good then.
     pub(crate) async fn is_run(&self, release: &Release) {
-        let mut runs = self.runs.clone();
-        let run = timeout(PATIENCE, runs.wait_for(|runs| *runs == release.text())).await;
+        let runs = |model: &ObservedModel| model.running_release == release.text();
+        let mut observed = self.observed.clone();
+        let run = timeout(PATIENCE, observed.wait_for(runs)).await;
         run.expect("the device runs it").unwrap();
+    }
+
+    /// Waits until the device works on an assignment.
+    pub(crate) async fn is_heard(&self, counter: u64) {
+        let heard = |model: &ObservedModel| model.generation.is_some_and(|generation| generation.counter == counter);
+        let mut observed = self.observed.clone();
+        let heard = timeout(PATIENCE, observed.wait_for(heard)).await;
+        heard.expect("the device hears it").unwrap();
     }
 
     /// Waits until so many invitations were refused, and gives the reasons that left the device.

@@ -230,18 +230,25 @@ async fn attack_ten_thousand_rounds_a_minute_are_not_looked_at_and_starve_nobody
 async fn attack_ten_thousand_assignments_a_minute_are_looked_up_one_at_a_time() {
     let mut scene = Scene::new().await;
     let second = scene.publish_second();
-    // The server keeps the device waiting for its first answer, and the controller does not.
-    scene.releases.hold_after("metadata/timestamp.json", 10);
+    // The repository is silent, and the controller is not.
+    let timestamp = "metadata/timestamp.json";
+    scene.releases.keep_silent(timestamp);
     let before = peak_kib(&scene.agent);
-    for counter in 2..10_002 {
+    let last = 10_001;
+    for counter in 2..=last {
         scene.gateway.assign(&second, counter).await;
     }
+    scene.gateway.is_heard(last).await;
     assert_eq!(scene.agent.owner().is_answered().await, scene.first.text());
     let grown = peak_kib(&scene.agent).saturating_sub(before);
     assert!(grown < FLOOD_MEMORY_KIB, "the agent took {grown} KiB more");
-    scene.releases.break_off();
+    let asked = scene.releases.asked(timestamp).len();
+    scene.releases.speak();
     // The last one is followed.
     scene.agent.serves(&second.text()).await;
+    // Once to look it up, and once before its bytes are used: nothing else had piled up.
+    let more = scene.releases.asked(timestamp).len() - asked;
+    assert!(more <= 3, "{more} look-ups followed the last assignment");
     scene.first = second;
     scene.ends(0).await;
 }

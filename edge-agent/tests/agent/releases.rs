@@ -27,7 +27,7 @@ use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, IdentityHand
 use futures_util::{StreamExt, stream};
 use ring::rand::SystemRandom;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::fleet::Fleet;
 
@@ -215,6 +215,8 @@ struct Shop {
 struct Server {
     shop: Arc<Mutex<Shop>>,
     break_off: Arc<Notify>,
+    /// What is asked for and not answered.
+    silent: watch::Sender<BTreeSet<String>>,
 }
 
 /// A release repository behind an artifact server, over mutual TLS as a controller has it.
@@ -341,6 +343,18 @@ impl Releases {
         self.shop().endless.insert(path.to_owned());
     }
 
+    /// Answers no question for a file, as long as [`Self::speak`] is not called.
+    pub(crate) fn keep_silent(&self, path: &str) {
+        self.server
+            .silent
+            .send_modify(|silent| drop(silent.insert(path.to_owned())));
+    }
+
+    /// Answers every question again, also those that wait.
+    pub(crate) fn speak(&self) {
+        self.server.silent.send_modify(BTreeSet::clear);
+    }
+
     /// Drops the connection of the answer that is held.
     pub(crate) fn break_off(&self) {
         self.server.break_off.notify_one();
@@ -381,6 +395,8 @@ async fn answer(
         let endless = shop.endless.contains(&path);
         (shop.files.get(&path).cloned(), shop.faults.remove(&path), endless)
     };
+    let mut silent = server.silent.subscribe();
+    let _ = silent.wait_for(|silent| !silent.contains(&path)).await;
     let Some(bytes) = bytes else {
         return StatusCode::NOT_FOUND.into_response();
     };
