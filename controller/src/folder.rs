@@ -172,9 +172,23 @@ pub fn write(path: &Path, content: &str, secrecy: Secrecy) -> Result<(), FileErr
     })
 }
 
+/// Makes a folder and those above it. Each that is new survives a power cut, so that what is synced in it does.
+pub fn make(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() || folder.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let above = folder.parent().filter(|above| !above.as_os_str().is_empty());
+    above.map_or(Ok(()), make)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 fn write_atomically(path: &Path, content: &str, secrecy: Secrecy) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    make(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = folder.join(name);

@@ -1,7 +1,5 @@
 //! `init`: makes the keys and the store of a new fleet, and the first operator's credential.
 
-use std::fs;
-
 use anyhow::{Context, Result, bail};
 use fieldfare_proto::v1::{FleetRecord, KeyRecord, PrincipalRecord, TokenRole};
 use fieldfare_release::tuf::SigningKey;
@@ -41,7 +39,7 @@ pub async fn init(options: &Init, clock: &TimeSource) -> Result<Outcome> {
     if folder.fleet().exists() {
         return Ok(Outcome::Present(load_fleet(&folder)?));
     }
-    fs::create_dir_all(folder.blobs()).with_context(|| format!("creating {}", folder.blobs().display()))?;
+    crate::folder::make(&folder.blobs()).with_context(|| format!("creating {}", folder.blobs().display()))?;
     let authority = authority(&folder, &options.domain, clock)?;
     online_key(&folder.snapshot_key())?;
     online_key(&folder.timestamp_key())?;

@@ -85,13 +85,19 @@ impl LogFolder {
     }
 }
 
-/// Makes a folder and those above it, for their owner alone.
+/// Makes a folder and those above it, for their owner alone. Each that is new survives a power cut, so that what is synced in it
+/// does.
 pub(crate) fn make_folder(path: &Path) -> Result<(), DiskError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(DiskError::of("make", path))
+    if path.is_dir() || path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let above = path.parent().unwrap_or(Path::new(""));
+    make_folder(above)?;
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(DiskError::of("make", path))?,
+    }
+    sync_folder(above)
 }
 
 /// Makes what was done to the entries of a folder survive a power cut.

@@ -49,16 +49,24 @@ impl FileError {
     }
 }
 
-/// Makes a folder and those above it, for their owner alone.
+/// Makes a folder and those above it, for their owner alone. Each that is new survives a power cut, so that what is synced in it
+/// does.
 ///
 /// # Errors
 /// The system refuses.
 pub fn make_folder(path: &Path) -> Result<(), FileError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(FileError::io("make", path))
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_folder(above)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        // Somebody else was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(FileError::io("make", path))?,
+    }
+    sync_parent(path)
 }
 
 /// Makes what was done to the entries of a folder survive a power cut.

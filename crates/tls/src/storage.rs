@@ -102,6 +102,9 @@ impl Identity {
                 .mode(0o700)
                 .create(directory)
                 .map_err(failed("make", directory))?;
+            // Whatever is synced in it is lost with a name that was not.
+            let above = directory.parent().filter(|above| !above.as_os_str().is_empty());
+            sync_directory(above.unwrap_or(Path::new(".")))?;
         }
         finish(directory)?;
         let authorities: Vec<_> = self.bundle().authorities().iter().map(|a| a.der().clone()).collect();

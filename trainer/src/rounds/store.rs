@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,12 +71,12 @@ impl ContributionStore {
     pub fn open(job_folder: &Path, round: &RoundId) -> Result<Self, StoreError> {
         let name = format!("round-{}.attempt-{}", round.round.0, round.attempt.0);
         let folder = job_folder.join("contributions").join(name);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(FileError::io("make", &folder))?;
+        files::make_folder(&folder)?;
+        // They may have been made just before the process died.
         files::sync_parent(&folder)?;
+        if let Some(all) = folder.parent() {
+            files::sync_parent(all)?;
+        }
         Ok(Self {
             folder: Arc::new(folder),
             staged: Arc::default(),
