@@ -4,12 +4,15 @@
 //! the controller, the trainer and the agents die by `kill -9`: at named points (`fieldfare-crash`), at the n-th fsync, rename or
 //! send, before, within or after it, and at any other moment. After each turn the promises are checked.
 //!
+//! In a second test the machine of a process loses its power with it, and of what was not synced any part is gone.
+//!
 //! `FIELDFARE_KILLS` is the number of deaths (200), `FIELDFARE_SEED` what chooses them; both are printed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod power;
 mod promises;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fieldfare_tests::environment::number;
 use fieldfare_tests::miniature::path::MODEL;
@@ -19,10 +22,18 @@ use fieldfare_tests::supervised::{Choice, Fault};
 /// Deaths of each process in one step of the path, after which it is left alone until the next one.
 const DEATHS_PER_STEP: u32 = 4;
 
-/// What the n-th life of a process dies of: a function of the seed, the process and the number alone.
-fn choice(seed: u64) -> Choice {
+/// One fleet at a time: two cores are few for one.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn shim() -> std::path::PathBuf {
     let shim = fieldfare_tests::binaries::fieldfare().with_file_name("libfieldfare_fault_shim.so");
     assert!(shim.is_file(), "{} is not there", shim.display());
+    shim
+}
+
+/// What the n-th life of a process dies of: a function of the seed, the process and the number alone.
+fn choice(seed: u64) -> Choice {
+    let shim = shim();
     Arc::new(move |process: &str, life: u64| {
         let mixed = process
             .bytes()
@@ -63,6 +74,7 @@ fn choice(seed: u64) -> Choice {
 
 #[test]
 fn whoever_is_killed_wherever_the_promises_hold() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (kills, seed) = (number("FIELDFARE_KILLS", 200), number("FIELDFARE_SEED", 1));
     let folder = tempfile::tempdir().unwrap();
     let mut path = Path::begin(Fleet::start(folder.path(), Setting::mortal(choice(seed))));
@@ -72,6 +84,21 @@ fn whoever_is_killed_wherever_the_promises_hold() {
     let deaths = path.end();
     let points: std::collections::BTreeSet<&str> = deaths.iter().map(|(_, words)| words.as_str()).collect();
     println!("{} deaths, {} different ones", deaths.len(), points.len());
+}
+
+#[test]
+fn whatever_a_power_loss_leaves_the_promises_hold() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // A quarter of the deaths of the other test, in about a minute.
+    let (losses, seed) = (number("FIELDFARE_KILLS", 200) / 4, number("FIELDFARE_SEED", 1));
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let machines = power::Machines::new(root.clone(), shim(), seed, choice(seed.wrapping_add(7)));
+    let mut path = Path::begin(Fleet::start(&root, Setting::mortal(machines)));
+    while path.deaths() < losses {
+        path.turn();
+    }
+    println!("{} power losses", path.end().len());
 }
 
 /// The way of a release through the fleet, again and again.

@@ -5,5 +5,6 @@ pub mod data;
 pub mod environment;
 pub mod miniature;
 pub mod network;
+pub mod power;
 pub mod quickstart;
 pub mod supervised;

@@ -28,8 +28,33 @@ pub struct Fault {
     pub words: String,
 }
 
-/// Chooses what the n-th life of a process ends with.
-pub type Choice = Arc<dyn Fn(&str, u64) -> Fault + Send + Sync>;
+/// What becomes of the processes. A function of a process and the number of its life says what that life ends with.
+pub trait Fates {
+    /// What the n-th life of a process, which is to end, ends with.
+    fn fault(&self, process: &str, life: u64) -> Fault;
+
+    /// A life is about to begin; variables of its environment.
+    fn begins(&self, _process: &str, _life: u64) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// A life has ended: by a signal, or by itself.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    fn ended(&self, _process: &str, _life: u64, _killed: bool) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<F: Fn(&str, u64) -> Fault> Fates for F {
+    fn fault(&self, process: &str, life: u64) -> Fault {
+        self(process, life)
+    }
+}
+
+/// The fates of a fleet.
+pub type Choice = Arc<dyn Fates + Send + Sync>;
 
 /// A process to keep.
 #[derive(Clone, Debug)]
@@ -276,7 +301,7 @@ impl Drop for Supervisor {
 /// Starts a process again and again.
 fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
     loop {
-        let fault = {
+        let (number, fault) = {
             let mut state = shared.lock();
             if state.stopping {
                 return;
@@ -287,10 +312,15 @@ fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
             life.number += 1;
             life.armed = life.allowance > 0;
             life.allowance = life.allowance.saturating_sub(1);
-            life.armed.then(|| choice(&program.name, life.number))
+            let fault = life.armed.then(|| choice.fault(&program.name, life.number));
+            (life.number, fault)
         };
         let words = fault.as_ref().map_or("kill -9".to_owned(), |fault| fault.words.clone());
-        let status = one_life(shared, program, &fault.unwrap_or_default());
+        let mut fault = fault.unwrap_or_default();
+        fault.variables.extend(choice.begins(&program.name, number));
+        let status = one_life(shared, program, &fault);
+        let was_killed = status.as_ref().is_ok_and(|status| status.signal().is_some());
+        let left = choice.ended(&program.name, number, was_killed);
         shared.change(|state| {
             let stopping = state.stopping;
             let Some(life) = state.lives.get_mut(&program.name) else {
@@ -299,6 +329,9 @@ fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
             let (planned, told) = (life.armed, life.told.take());
             (life.pid, life.ready, life.armed) = (None, false, false);
             let killed = status.as_ref().is_ok_and(|status| status.signal() == Some(9));
+            if let Err(left) = &left {
+                state.accidents.push(format!("{} left {left}", program.name));
+            }
             let expected = told.or(stopping.then_some(0));
             let ended = expected.is_some() && status.as_ref().is_ok_and(|status| status.code() == expected);
             match &status {

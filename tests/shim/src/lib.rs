@@ -112,6 +112,43 @@ pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
     result
 }
 
+/// POSIX `rmdir`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rmdir(path: *const c_char) -> c_int {
+    // SAFETY: the caller's pointer is passed on as it is.
+    let result = unsafe { next::<unsafe extern "C" fn(*const c_char) -> c_int>(c"rmdir")(path) };
+    if result == 0 {
+        // SAFETY: the C library has just read it as a string.
+        unsafe { record::removed(path) };
+    }
+    result
+}
+
+/// POSIX `unlinkat`: what the standard library empties folders with.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unlinkat(folder: c_int, path: *const c_char, flags: c_int) -> c_int {
+    type Unlink = unsafe extern "C" fn(c_int, *const c_char, c_int) -> c_int;
+    // SAFETY: the caller's arguments are passed on as they are.
+    let result = unsafe { next::<Unlink>(c"unlinkat")(folder, path, flags) };
+    if result == 0 {
+        // SAFETY: the C library has just read it as a string.
+        unsafe { record::removed_at(folder, path) };
+    }
+    result
+}
+
+/// POSIX `mkdir`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mkdir(path: *const c_char, mode: libc::mode_t) -> c_int {
+    // SAFETY: the caller's arguments are passed on as they are.
+    let result = unsafe { next::<unsafe extern "C" fn(*const c_char, libc::mode_t) -> c_int>(c"mkdir")(path, mode) };
+    if result == 0 {
+        // SAFETY: the C library has just read it as a string.
+        unsafe { record::made_folder(path) };
+    }
+    result
+}
+
 /// POSIX `send`: what the standard library writes to a stream with.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn send(fd: c_int, buffer: *const c_void, length: size_t, flags: c_int) -> ssize_t {

@@ -4,7 +4,7 @@
 //! `u8 kind, u64 offset, u32 path length, u32 data length, path, data`. Kinds: 1 the file was created or emptied on opening
 //! (offset 0 created, 1 emptied), 2 bytes were written at the offset, 3 its length was set to the offset, 4 it was synced (a folder: its entries were),
 //! 5 it was renamed to the path in data, 6 it was removed, 7 bytes were written to standard output: what is told to the world,
-//! 8 the path in data became another name of it.
+//! 8 the path in data became another name of it, 9 it was made as a folder.
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
@@ -210,4 +210,32 @@ pub(crate) unsafe fn removed(path: *const c_char) {
     // SAFETY: as the caller promises.
     let path = unsafe { absolute(path) };
     recorder.enter(6, 0, &path, b"");
+}
+
+/// A file was removed from a folder that is open.
+///
+/// # Safety
+/// It is a string.
+pub(crate) unsafe fn removed_at(folder: c_int, path: *const c_char) {
+    let Some(recorder) = RECORDER.get() else { return };
+    // SAFETY: as the caller promises.
+    let name = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes()));
+    if folder == libc::AT_FDCWD || name.is_absolute() {
+        // SAFETY: as the caller promises.
+        return unsafe { removed(path) };
+    }
+    if let Ok(folder) = std::fs::read_link(format!("/proc/self/fd/{folder}")) {
+        recorder.enter(6, 0, &folder.join(name), b"");
+    }
+}
+
+/// A folder was made.
+///
+/// # Safety
+/// It is a string.
+pub(crate) unsafe fn made_folder(path: *const c_char) {
+    let Some(recorder) = RECORDER.get() else { return };
+    // SAFETY: as the caller promises.
+    let path = unsafe { absolute(path) };
+    recorder.enter(9, 0, &path, b"");
 }
