@@ -22,6 +22,16 @@ struct Tally {
     latencies_ms: Vec<u64>,
     speeds: Vec<f64>,
     confidences: Vec<f64>,
+    spoke: bool,
+}
+
+/// What the probes showed.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// The figures.
+    pub(super) evidence: Evidence,
+    /// Whether every answer was empty.
+    pub(super) all_empty: bool,
 }
 
 fn mean(values: &[f64]) -> Option<f64> {
@@ -37,7 +47,7 @@ fn p95(values: &mut [u64]) -> Option<u64> {
 
 /// Runs the probes one after the other. A probe without an answer counts as an error, and the others go on.
 #[allow(clippy::disallowed_methods)]
-pub(super) async fn run(engine: &Engine, probes: &[Probe]) -> Evidence {
+pub(super) async fn run(engine: &Engine, probes: &[Probe]) -> Answers {
     let mut tally = Tally::default();
     for probe in probes {
         let begun = Instant::now();
@@ -55,6 +65,7 @@ pub(super) async fn run(engine: &Engine, probes: &[Probe]) -> Evidence {
             continue;
         };
         tally.run += 1;
+        tally.spoke |= !text.is_empty();
         tally.matched += u32::from(text.trim() == probe.expected.trim());
         tally
             .latencies_ms
@@ -81,7 +92,8 @@ pub(super) async fn run(engine: &Engine, probes: &[Probe]) -> Evidence {
             .and_then(Result::ok)
             .and_then(|e| e.loss()),
     };
-    Evidence {
+    let all_empty = tally.run > 0 && !tally.spoke;
+    let evidence = Evidence {
         crashes: 0,
         probes_run: tally.run,
         probes_matched: tally.matched,
@@ -91,7 +103,8 @@ pub(super) async fn run(engine: &Engine, probes: &[Probe]) -> Evidence {
         latency_p95_ms: p95(&mut tally.latencies_ms),
         tokens_per_second: mean(&tally.speeds).map(TokensPerSecond::clamped),
         confidence: mean(&tally.confidences).map(Fraction::clamped),
-    }
+    };
+    Answers { evidence, all_empty }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::audited;
 use super::bytes::{BytesError, Described, Shelf};
 use super::context::context_within;
 use super::download::Fetched;
-use super::probes;
+use super::probes::{self, Answers};
 use super::repository::{RemoteRepository, RepositoryError, Resolved};
 use crate::audit::Audit;
 use crate::clock;
@@ -230,7 +230,11 @@ impl Tools {
     }
 
     async fn probe(&self, served: &Served) -> StepEnd {
-        let evidence = probes::run(&served.engine, &served.manifest.probes).await;
+        let Answers { evidence, all_empty } = probes::run(&served.engine, &served.manifest.probes).await;
+        if all_empty {
+            let text = format!("all {} probes got an empty answer", evidence.probes_run);
+            return StepEnd::Failed(StepFailure::Permanent(text));
+        }
         if evidence.errors > 0 {
             let text = format!("{} of {} probes got no answer", evidence.errors, evidence.requests);
             return StepEnd::Failed(StepFailure::Transient(text));
