@@ -81,11 +81,13 @@ pub fn become_child(task: Task) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up all address space beyond a limit, for good.
+/// Gives up all address space beyond a limit, for good. A tighter limit that was set from outside stays.
 ///
 /// # Errors
 /// The system refuses.
 pub fn limit_address_space(bytes: u64) -> io::Result<()> {
+    let given = rustix::process::getrlimit(Resource::As).maximum;
+    let bytes = given.map_or(bytes, |given| given.min(bytes));
     Ok(rustix::process::setrlimit(
         Resource::As,
         Rlimit {

@@ -364,8 +364,11 @@ fn scatter(content: &mut Vec<u8>, edit: &Edit, chance: &mut Chance) {
     }
 }
 
-/// Kind, offset, path and data of the first entry, and what comes after it.
-fn entry(record: &[u8]) -> Option<(u8, u64, PathBuf, &[u8], &[u8])> {
+/// Kind, offset, path and data of an entry.
+type Entry<'a> = (u8, u64, PathBuf, &'a [u8]);
+
+/// The first entry, and what comes after it.
+fn entry(record: &[u8]) -> Option<(Entry<'_>, &[u8])> {
     let (kind, rest) = record.split_first()?;
     let (offset, rest) = rest.split_first_chunk::<8>()?;
     let (path_length, rest) = rest.split_first_chunk::<4>()?;
@@ -373,7 +376,7 @@ fn entry(record: &[u8]) -> Option<(u8, u64, PathBuf, &[u8], &[u8])> {
     let (path, rest) = rest.split_at_checked(u32::from_le_bytes(*path_length) as usize)?;
     let (data, rest) = rest.split_at_checked(u32::from_le_bytes(*data_length) as usize)?;
     let path = PathBuf::from(OsString::from_vec(path.to_vec()));
-    Some((*kind, u64::from_le_bytes(*offset), path, data, rest))
+    Some(((*kind, u64::from_le_bytes(*offset), path, data), rest))
 }
 
 /// The files and folders of a folder as they are.

@@ -124,7 +124,15 @@ impl Installer {
                 return Ok(());
             }
             Err(error) if error.is_transient() => {
-                tracing::warn!(error = process::chain(&error), %target, "the release cannot be looked up yet");
+                let detail = process::chain(&error);
+                tracing::warn!(error = detail, %target, "the release cannot be looked up yet");
+                if error.is_of_the_disk()
+                    && let Some(unresolved) = &mut self.unresolved
+                {
+                    // Nobody but the owner can help, and nobody tells the owner but this.
+                    unresolved.obstacle = Some(Obstacle::Staging { detail });
+                    self.report();
+                }
                 self.look_up_at = Some(Instant::now() + RESOLVE_RETRY);
                 return Ok(());
             }

@@ -145,6 +145,11 @@ impl RepositoryError {
         )
     }
 
+    /// Whether it is this device's disk that refuses.
+    pub const fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::File(_))
+    }
+
     /// Whether trying the same again may help.
     pub fn is_transient(&self) -> bool {
         match self {

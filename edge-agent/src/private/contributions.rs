@@ -199,7 +199,7 @@ impl PrivateStore {
             bytes,
         } = offered;
         let text = key.text();
-        let writing = self.database.begin_write()?;
+        let writing = self.writing()?;
         {
             let mut contributions = writing.open_table(CONTRIBUTIONS)?;
             let before = contributions
@@ -252,7 +252,7 @@ impl PrivateStore {
     /// [`StoreError`].
     pub fn acknowledge(&self, key: &RoundKey) -> Result<(), StoreError> {
         let text = key.text();
-        let writing = self.database.begin_write()?;
+        let writing = self.writing()?;
         {
             let mut table = writing.open_table(CONTRIBUTIONS)?;
             let before = table

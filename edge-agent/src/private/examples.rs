@@ -51,7 +51,7 @@ impl PrivateStore {
     /// # Errors
     /// [`StoreError`].
     pub fn add(&self, examples: &[Example]) -> Result<Option<Vec<u64>>, StoreError> {
-        let writing = self.database.begin_write()?;
+        let writing = self.writing()?;
         let first = Self::next_numbers(&writing, examples.len() as u64)?;
         let ids: Vec<u64> = (first..).take(examples.len()).collect();
         {
@@ -124,7 +124,7 @@ impl PrivateStore {
     /// # Errors
     /// [`StoreError`].
     pub fn correct(&self, id: u64, example: &Example) -> Result<bool, StoreError> {
-        let writing = self.database.begin_write()?;
+        let writing = self.writing()?;
         {
             let mut table = writing.open_table(EXAMPLES)?;
             if table.get(id)?.is_none() {
@@ -142,7 +142,7 @@ impl PrivateStore {
     /// # Errors
     /// [`StoreError`].
     pub fn erase(&self, id: u64) -> Result<bool, StoreError> {
-        let writing = self.database.begin_write()?;
+        let writing = self.writing()?;
         let found = writing.open_table(EXAMPLES)?.remove(id)?.is_some();
         if found {
             Self::note_removal(&writing)?;
@@ -156,7 +156,7 @@ impl PrivateStore {
     /// # Errors
     /// [`StoreError`].
     pub fn erase_all(&self) -> Result<u64, StoreError> {
-        let writing = self.database.begin_write()?;
+        let writing = self.writing()?;
         let erased = {
             let mut table = writing.open_table(EXAMPLES)?;
             let count = table.len()?;

@@ -1,6 +1,8 @@
 //! The file: opened, checked, and its tables.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -56,15 +58,40 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
 /// The store. Each change is one transaction, on the disk when the call returns. Calls block.
 #[derive(Debug)]
 pub struct PrivateStore {
-    pub(super) database: Database,
+    /// Where the file is opened again; nowhere for somebody who only looks.
+    path: Option<PathBuf>,
+    /// None after the disk has refused a write, until the next call opens the file again: only that tells what the disk has.
+    database: Mutex<Option<Database>>,
+}
+
+/// Whether it is the disk that refuses, now or before. The database does nothing more then.
+const fn is_of_the_disk(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo)
 }
 
 impl PrivateStore {
-    /// Opens the store, or makes an empty one, for its owner alone.
+    /// Opens the store, or makes an empty one, for its owner alone. One that a full disk keeps from opening opens later: a device
+    /// serves without it.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = match Self::open_file(path) {
+            Ok(database) => Some(database),
+            Err(StoreError::Database(error)) if matches!(&*error, redb::Error::Io(error) if error.kind() == ErrorKind::StorageFull) =>
+            {
+                tracing::error!(%error, "the private store is not open: no training, and no example is taken");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            path: Some(path.to_owned()),
+            database: Mutex::new(database),
+        })
+    }
+
+    fn open_file(path: &Path) -> Result<Database, StoreError> {
         let database = match Database::create(path) {
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::Open { path: path.to_owned() }),
             opened => opened?,
@@ -75,9 +102,8 @@ impl PrivateStore {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = std::fs::File::open(folder.unwrap_or(Path::new("."))).map_err(redb::Error::Io)?;
         folder.sync_all().map_err(redb::Error::Io)?;
-        let store = Self { database };
-        store.check_schema()?;
-        Ok(store)
+        Self::check_schema(&database)?;
+        Ok(database)
     }
 
     /// Opens the store for somebody who only looks: no lock is taken, and whatever the database repairs stays in memory. Beside a
@@ -88,13 +114,15 @@ impl PrivateStore {
     pub fn look(path: &Path) -> Result<Self, StoreError> {
         let overlay = Overlay::open(path).map_err(redb::Error::Io)?;
         let database = Database::builder().create_with_backend(overlay)?;
-        let store = Self { database };
-        store.check_schema()?;
-        Ok(store)
+        Self::check_schema(&database)?;
+        Ok(Self {
+            path: None,
+            database: Mutex::new(Some(database)),
+        })
     }
 
-    fn check_schema(&self) -> Result<(), StoreError> {
-        let writing = self.database.begin_write()?;
+    fn check_schema(database: &Database) -> Result<(), StoreError> {
+        let writing = database.begin_write()?;
         {
             let mut meta = writing.open_table(META)?;
             let found = meta.get("schema")?.map(|value| value.value());
@@ -132,6 +160,27 @@ impl PrivateStore {
     }
 
     pub(super) fn reading(&self) -> Result<redb::ReadTransaction, StoreError> {
-        Ok(self.database.begin_read()?)
+        self.begin(|database| Ok(database.begin_read()?))
+    }
+
+    pub(super) fn writing(&self) -> Result<redb::WriteTransaction, StoreError> {
+        self.begin(|database| Ok(database.begin_write()?))
+    }
+
+    /// Begins a transaction, in a file that is opened again where the disk has refused a write.
+    fn begin<T>(&self, begin: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = database.as_ref().map(&begin);
+        let path = match (begun, &self.path) {
+            (Some(Err(error)), Some(path)) if is_of_the_disk(&error) => path,
+            (Some(begun), _) => return Ok(begun?),
+            (None, Some(path)) => path,
+            (None, None) => return Err(redb::Error::PreviousIo.into()),
+        };
+        *database = None;
+        let opened = Self::open_file(path)?;
+        let begun = begin(&opened);
+        *database = Some(opened);
+        Ok(begun?)
     }
 }
