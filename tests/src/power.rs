@@ -162,7 +162,7 @@ impl Disk {
     /// Does what a record says, up to its end or to an entry that is cut off.
     pub fn replay(&mut self, record: &[u8]) {
         let mut rest = record;
-        while let Some((kind, offset, path, data, after)) = entry(rest) {
+        while let Some(((kind, offset, path, data), after)) = entry(rest) {
             rest = after;
             self.step(kind, offset, &path, data);
         }

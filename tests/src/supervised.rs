@@ -82,6 +82,8 @@ struct Life {
     armed: bool,
     /// The exit code with which the present life is to end, once it was told to stop.
     told: Option<i32>,
+    /// Whether the next life is to wait.
+    held: bool,
 }
 
 #[derive(Debug, Default)]
@@ -235,6 +237,26 @@ impl Supervisor {
         });
     }
 
+    /// Kills a process now, and does not start it again before [`Self::let_go`].
+    pub fn hold(&self, name: &str) {
+        self.shared.change(|state| {
+            if let Some(life) = state.lives.get_mut(name) {
+                life.held = true;
+            }
+        });
+        self.kill(name);
+    }
+
+    /// Starts a process again that was held.
+    pub fn let_go(&self, name: &str) {
+        self.shared.change(|state| {
+            if let Some(life) = state.lives.get_mut(name) {
+                life.held = false;
+            }
+        });
+        self.until_ready(name);
+    }
+
     /// The process that lives under this name now.
     pub fn pid(&self, name: &str) -> Option<u32> {
         self.shared.lock().lives.get(name)?.pid
@@ -302,7 +324,10 @@ impl Drop for Supervisor {
 fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
     loop {
         let (number, fault) = {
-            let mut state = shared.lock();
+            let is_held =
+                |state: &mut State| !state.stopping && state.lives.get(&program.name).is_some_and(|life| life.held);
+            let waited = shared.news.wait_while(shared.lock(), is_held);
+            let mut state = waited.unwrap_or_else(PoisonError::into_inner);
             if state.stopping {
                 return;
             }
@@ -338,11 +363,9 @@ fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
                 _ if planned && killed => state.deaths.push((program.name.clone(), words.clone())),
                 // A process that is stopped while it starts may not listen to signals yet.
                 Ok(status) if ended || (stopping && status.signal() == Some(15)) => {}
-                status => state.accidents.push(format!(
-                    "{} ended: {status:?}; see {}",
-                    program.name,
-                    program.log.display()
-                )),
+                status => state
+                    .accidents
+                    .push(format!("{} ended: {status:?}\n{}", program.name, tail(&program.log))),
             }
         });
         let state = shared.lock();

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Calls at which a process can be made to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,20 @@ pub(crate) fn take(name: &CStr) -> Option<String> {
     }
 }
 
+static SLOW_SYNC: OnceLock<Duration> = OnceLock::new();
+
+/// Waits as long as a slow disk would.
+pub(crate) fn dawdle() {
+    if let Some(time) = SLOW_SYNC.get() {
+        std::thread::sleep(*time);
+    }
+}
+
 pub(crate) fn take_plan() {
+    if let Some(text) = take(c"FIELDFARE_FAULT_SLOW_SYNC_MS") {
+        let Ok(time) = text.parse() else { std::process::abort() };
+        let _ = SLOW_SYNC.set(Duration::from_millis(time));
+    }
     let Some(text) = take(c"FIELDFARE_FAULT") else { return };
     let mut parts = text.split(':');
     let kind = match parts.next() {

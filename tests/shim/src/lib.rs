@@ -5,7 +5,12 @@
 //! bytes have left then. `FIELDFARE_FAULT_RECORD=FILE` and `FIELDFARE_FAULT_FOLDER=DIR` write down every change of files
 //! below DIR, in order, for a test to replay as much of it as a power loss might have left; see [`record`].
 //!
-//! Both variables are taken out of the environment at once: the children of the process are not meant.
+//! `FIELDFARE_FAULT_SLOW_SYNC_MS=N` lets every sync take N milliseconds longer.
+//!
+//! `FIELDFARE_FAULT_READER=TEXT+TEXT...:N,...` kills a process whose first argument is `serve`, N milliseconds after it opened a file
+//! whose path contains one of the texts: it is for the children of the process, and stays in the environment.
+//!
+//! The other variables are taken out of the environment at once: the children of the process are not meant.
 #![allow(
     unsafe_code,
     reason = "calls of the C library are taken over and passed on; each block says why it is sound"
@@ -14,6 +19,7 @@
 
 mod fault;
 mod next;
+mod reader;
 mod record;
 
 use libc::{c_char, c_int, c_void, iovec, msghdr, off_t, size_t, ssize_t};
@@ -29,6 +35,7 @@ static START: extern "C" fn() = start;
 extern "C" fn start() {
     fault::take_plan();
     record::take_plan();
+    reader::read_plan();
 }
 
 fn is_socket(fd: c_int) -> bool {
@@ -54,6 +61,7 @@ pub unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
 fn synced(fd: c_int, name: &'static std::ffi::CStr) -> c_int {
     let death = fault::at(Kind::Sync);
     death.before();
+    fault::dawdle();
     // SAFETY: both calls have this signature, and any number may be handed to them as a descriptor.
     let result = unsafe { next::<unsafe extern "C" fn(c_int) -> c_int>(name)(fd) };
     if result == 0 {
@@ -243,6 +251,8 @@ pub unsafe extern "C" fn ftruncate64(fd: c_int, length: off_t) -> c_int {
 /// POSIX `open`, under the name that it has where offsets are 64 bits wide.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+    // SAFETY: the caller hands over a string, as `open` asks.
+    unsafe { reader::opens(path) };
     // SAFETY: `open` reads a third argument only where its flags say that there is one; passing one always is what every
     // calling convention of Linux allows.
     let result =
