@@ -345,9 +345,9 @@ impl Releases {
 
     /// Answers no question for a file, as long as [`Self::speak`] is not called.
     pub(crate) fn keep_silent(&self, path: &str) {
-        self.server
-            .silent
-            .send_modify(|silent| drop(silent.insert(path.to_owned())));
+        self.server.silent.send_modify(|silent| {
+            silent.insert(path.to_owned());
+        });
     }
 
     /// Answers every question again, also those that wait.
