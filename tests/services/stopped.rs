@@ -13,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::notified::Notified;
 
+/// How long what must happen some time may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What a busy machine may add to a time.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -101,7 +104,7 @@ fn a_process_that_is_told_to_stop_hands_over_what_it_does_and_the_work_goes_on()
     // Long enough to be met in the middle.
     fleet.start_long_training("night", 400);
     let mut busy = None;
-    fleet.until("no device trains", Duration::from_secs(60), || {
+    fleet.until("no device trains", PATIENCE, || {
         busy = DEVICES.into_iter().find(|name| {
             let pid = fleet.supervisor.pid(name).unwrap();
             children(pid).iter().any(|(_, what)| what == "train")
@@ -130,7 +133,7 @@ fn an_agent_whose_engine_hangs_ends_in_time_and_at_once_when_told_twice() {
         kill_process(engine, Signal::STOP).unwrap();
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| fleet.answer(name));
-            fleet.until("nobody asks the engine", SLACK, || is_asked(engine));
+            fleet.until("nobody asks the engine", PATIENCE, || is_asked(engine));
             let told = notified.count(name, "STOPPING=1");
             let took = fleet.supervisor.restart(name, if twice { FORCED } else { 0 }, || {
                 notified.until(name, "STOPPING=1", told + 1);
@@ -143,7 +146,7 @@ fn an_agent_whose_engine_hangs_ends_in_time_and_at_once_when_told_twice() {
             assert!(asked.join().unwrap().is_none(), "a process that hangs gave an answer");
         });
         fleet.until("the engine lives on", SLACK, || !lives(engine));
-        fleet.until("no answer", Duration::from_secs(30), || fleet.answer(name).is_some());
+        fleet.until("no answer", PATIENCE, || fleet.answer(name).is_some());
     }
     fleet.supervisor.stop();
 }

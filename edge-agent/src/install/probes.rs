@@ -65,7 +65,7 @@ pub(super) async fn run(engine: &Engine, probes: &[Probe]) -> Answers {
             continue;
         };
         tally.run += 1;
-        tally.spoke |= !text.is_empty();
+        tally.spoke |= !text.trim().is_empty();
         tally.matched += u32::from(text.trim() == probe.expected.trim());
         tally
             .latencies_ms
