@@ -14,6 +14,7 @@ use fieldfare_proto::v1::{
     DesiredState, ExportRecordsRequest, ListDevicesRequest, ListReleasesRequest, RolloutPhase, TokenRole,
     gateway_message,
 };
+use fieldfare_release::tuf::{Signed, Timestamp};
 use fieldfare_tls::Identity;
 use tonic::Code;
 
@@ -98,7 +99,13 @@ async fn a_lost_fleet_goes_on_where_its_backup_was_made_and_newer_than_all_that_
     assert_eq!(generation(&desired).epoch, restored.epoch);
     let desired = Generation::from(desired.generation.unwrap());
     assert!(desired > heard, "{desired:?} after {heard}");
-    // Its metadata are no rollback, and further releases come as before.
+    // Its metadata are no rollback, however many were signed since, and further releases come as before.
+    let request = http::Request::builder().uri("/metadata/timestamp.json");
+    let timestamp = fleet.http(&device, request.body(bytes::Bytes::new()).unwrap()).await;
+    let timestamp = Signed::<Timestamp>::read(timestamp.body()).unwrap();
+    let epoch = u64::from(restored.epoch);
+    assert!(timestamp.version().get() >= 1000 * epoch, "{}", timestamp.version());
+    assert!(timestamp.payload().snapshot().unwrap().version.get() >= 1000 * epoch);
     let seen = updated(&fleet, &device, Some(seen)).await;
     Obedient::default().run(&fleet, &device, hello("north")).await;
     signer.publish(&fleet, &release(3)).await.unwrap();
