@@ -1,6 +1,7 @@
 //! The path of a release through the fleet, step by step. Each step is repeated until it is done: whoever is asked may be dead, or
 //! far away.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -37,10 +38,18 @@ impl Fleet {
     ///
     /// # Panics
     /// When the trainer or the controller refuses.
-    pub fn import(&self, job: &str, file: &std::path::Path) -> String {
+    pub fn import(&self, job: &str, file: &Path) -> String {
+        self.import_with(job, file, "")
+    }
+
+    /// As [`Self::import`], with further options.
+    ///
+    /// # Panics
+    /// When the trainer or the controller refuses.
+    pub fn import_with(&self, job: &str, file: &Path, options: &str) -> String {
         let evaluation = self.evaluation();
         let import = format!(
-            "release import {} --model {MODEL} --evaluation {evaluation} --job {job} --detach",
+            "release import {} --model {MODEL} --evaluation {evaluation} --job {job} --detach {options}",
             file.display()
         );
         // An answer may get lost, and the job be there all the same.
