@@ -53,6 +53,13 @@ fn lives(process: Pid) -> bool {
     std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// Whether all threads of a process are stopped.
+fn is_stopped(process: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())).unwrap();
+    let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+    stats.all(|stat| stat.contains(") T "))
+}
+
 /// Whether a process that was stopped has something to read.
 fn is_asked(process: Pid) -> bool {
     let input = File::open(format!("/proc/{}/fd/0", process.as_raw_nonzero()));
@@ -128,9 +135,13 @@ fn an_agent_whose_engine_hangs_ends_in_time_and_at_once_when_told_twice() {
     let (fleet, notified) = fleet(folder.path());
     let [north, south, _] = DEVICES;
     for (name, twice) in [(north, false), (south, true)] {
+        // The rollout may be complete by evidence before the local API is told of the release.
+        fleet.until("no answer", PATIENCE, || fleet.answer(name).is_some());
         let pid = fleet.supervisor.pid(name).unwrap();
         let engine = children(pid).into_iter().find(|(_, what)| what == "serve").unwrap().0;
         kill_process(engine, Signal::STOP).unwrap();
+        // A thread that was reading when the signal came may still take what arrives before it stops.
+        fleet.until("the engine goes on", PATIENCE, || is_stopped(engine));
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| fleet.answer(name));
             fleet.until("nobody asks the engine", PATIENCE, || is_asked(engine));
