@@ -180,7 +180,7 @@ pub fn make(folder: &Path) -> io::Result<()> {
     let above = folder.parent().filter(|above| !above.as_os_str().is_empty());
     above.map_or(Ok(()), make)?;
     match fs::create_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
         made => made?,
     }
     fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()

@@ -94,7 +94,8 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), DiskError> {
     let above = path.parent().unwrap_or(Path::new(""));
     make_folder(above)?;
     match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // Somebody else made it meanwhile. A file of that name is no folder.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         made => made.map_err(DiskError::of("make", path))?,
     }
     sync_folder(above)

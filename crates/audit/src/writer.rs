@@ -223,12 +223,14 @@ impl<H: Host> Owner<H> {
         let Order::Write(record, answer) = order else {
             return true;
         };
-        self.tell_missed();
         if answer.is_none() && self.is_resting() {
             self.miss(1);
             return false;
         }
-        let Some(log) = self.opened() else {
+        // Somebody who waits has the log opened, also while it rests: what was missed until then comes before theirs.
+        self.opened();
+        self.tell_missed();
+        let Some(log) = &mut self.log else {
             match answer {
                 Some(answer) => answer(Err(Unwritten::Failed(self.closed_for.clone()))),
                 None => self.miss(1),

@@ -63,7 +63,7 @@ pub fn make_folder(path: &Path) -> Result<(), FileError> {
     }
     match fs::DirBuilder::new().mode(0o700).create(path) {
         // Somebody else was faster.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         made => made.map_err(FileError::io("make", path))?,
     }
     sync_parent(path)
