@@ -3,8 +3,7 @@
 use fieldfare_fleet::{Digest, RoundId};
 use fieldfare_privacy::ledger::payment::{self, Due, Kept, Payment, Trained, Unpaid, price};
 use fieldfare_privacy::{
-    Accountant, ChargeKey, ChargeRecord, Delta, JobName, JobNameError, Ledger, Mechanism, Refusal, RestoreError,
-    Spending,
+    Accountant, ChargeKey, ChargeRecord, Delta, JobName, JobNameError, Ledger, Mechanism, Spending,
 };
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
@@ -77,36 +76,12 @@ pub struct Offered<'a> {
 /// Why a round was not paid for.
 #[derive(Debug, thiserror::Error)]
 pub enum PayError {
-    /// The ledger refuses.
+    /// The rules of payments.
     #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// A contribution under another configuration was paid for under the same name.
-    #[error("another configuration was contributed to under the same job, round and attempt")]
-    OtherConfiguration,
-    /// The owner has erased or corrected examples since.
-    #[error("examples were erased or corrected while the device trained on them")]
-    TakenBack,
-    /// The round was paid for, and its bytes are gone: other bytes would be a second contribution for one payment.
-    #[error("this round was paid for before, and its bytes are gone")]
-    BytesLost,
-    /// The ledger cannot be read.
-    #[error("the ledger on this disk")]
-    Ledger(#[from] RestoreError),
+    Unpaid(#[from] Unpaid),
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-impl From<Unpaid> for PayError {
-    fn from(error: Unpaid) -> Self {
-        match error {
-            Unpaid::Refused(refusal) => Self::Refused(refusal),
-            Unpaid::OtherConfiguration => Self::OtherConfiguration,
-            Unpaid::TakenBack => Self::TakenBack,
-            Unpaid::BytesLost => Self::BytesLost,
-            Unpaid::Ledger(error) => Self::Ledger(error),
-        }
-    }
 }
 
 /// The ledger's rules and the database fail in one function: both become its error by `?`.
@@ -219,7 +194,7 @@ impl PrivateStore {
             let record = match (payment::pay(kept, trained, due, || records(&table))?, before) {
                 (Payment::New(record), _) => record,
                 (Payment::Before, Some(before)) => return Ok(before),
-                (Payment::Before, None) => return Err(PayError::BytesLost),
+                (Payment::Before, None) => return Err(Unpaid::BytesLost.into()),
             };
             let json = serde_json::to_string(&record).map_err(|error| damaged("ledger", &text, &error))?;
             table.insert(text.as_str(), json.as_str())?;
@@ -273,6 +248,7 @@ impl PrivateStore {
     /// [`PayError`].
     pub fn spending(&self, delta: Delta) -> Result<Spending, PayError> {
         let records = records(&self.reading()?.open_table(LEDGER)?)?;
-        Ok(Ledger::restore(Accountant::Rdp, records)?.spending(delta))
+        let ledger = Ledger::restore(Accountant::Rdp, records).map_err(Unpaid::from)?;
+        Ok(ledger.spending(delta))
     }
 }

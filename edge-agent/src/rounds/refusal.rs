@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use fieldfare_privacy::ledger::payment::Unpaid;
 use fieldfare_proto::v1::{InvitationRefused, RefusalReason};
 
 use super::exchange::ExchangeError;
@@ -77,9 +78,9 @@ const fn sentence(reason: RefusalReason) -> &'static str {
 impl From<PayError> for Refusal {
     fn from(error: PayError) -> Self {
         let reason = match &error {
-            PayError::Refused(_) => RefusalReason::BudgetSpent,
-            PayError::OtherConfiguration | PayError::BytesLost => RefusalReason::BadConfiguration,
-            PayError::TakenBack | PayError::Ledger(_) | PayError::Store(_) => RefusalReason::Failed,
+            PayError::Unpaid(Unpaid::Refused(_)) => RefusalReason::BudgetSpent,
+            PayError::Unpaid(Unpaid::OtherConfiguration | Unpaid::BytesLost) => RefusalReason::BadConfiguration,
+            PayError::Unpaid(Unpaid::TakenBack | Unpaid::Ledger(_)) | PayError::Store(_) => RefusalReason::Failed,
         };
         Self::new(reason, process::chain(&error))
     }

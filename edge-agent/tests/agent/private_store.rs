@@ -3,6 +3,7 @@
 use fieldfare_agent::private::{Budgets, Offered, PayError, PrivateStore, RoundKey};
 use fieldfare_fleet::{Attempt, Digest, JobName, RoundId, RoundNumber};
 use fieldfare_lm::example::Example;
+use fieldfare_privacy::ledger::payment::Unpaid;
 use fieldfare_privacy::{Budget, DpSgdParameters, Mechanism};
 
 const CONFIGURATION: Digest = Digest::from_bytes([1; 32]);
@@ -78,7 +79,7 @@ fn what_was_learnt_from_examples_that_were_taken_back_is_not_paid_for() {
         let removals = store.training_set().unwrap().removals;
         pay(1, removals).unwrap();
         take_back(&store, ids[0]);
-        assert!(matches!(pay(2, removals), Err(PayError::TakenBack)));
+        assert!(matches!(pay(2, removals), Err(PayError::Unpaid(Unpaid::TakenBack))));
         assert!(store.contribution(&key("gain", 2, 1)).unwrap().is_none());
         assert_eq!(store.spending(budgets(8.0, 8.0).device.delta()).unwrap().charges, 1);
         // What was paid for before goes out as it was, also now.
@@ -104,7 +105,7 @@ fn a_round_whose_bytes_are_lost_is_not_answered_with_others() {
     writing.commit().unwrap();
     drop(database);
     let store = PrivateStore::open(&path).unwrap();
-    assert!(matches!(pay(&store), Err(PayError::BytesLost)));
+    assert!(matches!(pay(&store), Err(PayError::Unpaid(Unpaid::BytesLost))));
     assert_eq!(store.spending(budgets(8.0, 8.0).device.delta()).unwrap().charges, 1);
 }
 
@@ -152,7 +153,7 @@ fn a_round_is_paid_for_once_and_always_gives_the_same_bytes() {
     );
     assert!(matches!(
         pay(&store, Digest::from_bytes([2; 32]), b"third"),
-        Err(PayError::OtherConfiguration)
+        Err(PayError::Unpaid(Unpaid::OtherConfiguration))
     ));
     assert_eq!(store.spending(budgets(8.0, 8.0).device.delta()).unwrap(), spent);
 }
@@ -176,11 +177,14 @@ fn the_device_refuses_at_its_own_budget_and_at_the_jobs_whatever_the_server_says
     let spent = store.spending(budgets(8.0, 8.0).device.delta()).unwrap();
     assert!(spent.epsilon.get() <= 8.0);
     // Another job under a generous budget of its own does not change what the device has spent.
-    assert!(matches!(pay("other", 1, budgets(8.0, 1e4)), Err(PayError::Refused(_))));
+    assert!(matches!(
+        pay("other", 1, budgets(8.0, 1e4)),
+        Err(PayError::Unpaid(Unpaid::Refused(_)))
+    ));
     // A generous device still keeps to the job's budget, counted over that job alone.
     assert!(matches!(
         pay("gain", rounds + 1, budgets(1e4, 8.0)),
-        Err(PayError::Refused(_))
+        Err(PayError::Unpaid(Unpaid::Refused(_)))
     ));
     assert!(pay("other", 1, budgets(1e4, 8.0)).is_ok());
     assert!(
