@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fieldfare_agent::agent::Agent;
 use fieldfare_lm::quantize::Precision;
-use fieldfare_proto::v1::{AuditModelChange, DeviceOutcome, GetRolloutRequest, RolloutPhase, RolloutStatus};
+use fieldfare_proto::v1::{AuditModelChange, DeviceOutcome, GetRolloutRequest, RolloutPhase};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -13,29 +13,28 @@ use crate::binary;
 use crate::controller::Controller;
 use crate::device::PATIENCE;
 use crate::releases::{Release, release, weights};
-use crate::session::deploy;
+use crate::session::{DEPLOYMENT, deploy};
 
 /// Waits until the controller has heard from its one device that it has this release, and is where it should be.
-async fn converged(controller: &Controller, release: &Release) -> RolloutStatus {
-    let mut operator = controller.operator().await;
-    let mut last = RolloutStatus::default();
-    let waited = timeout(PATIENCE, async {
-        loop {
-            let request = GetRolloutRequest {
-                deployment: "soil".to_owned(),
-            };
-            last = operator.get_rollout(request).await.unwrap().into_inner();
-            let device = last.devices.first();
-            let is_there = device.is_some_and(|device| device.outcome() == DeviceOutcome::Converged);
-            if is_there && last.to_manifest == release.name.to_string() {
-                break;
+async fn converged(controller: &Controller, release: &Release) {
+    let operator = controller.operator().await;
+    // A rollout that is over has no news to wait for; the device has.
+    let waited = timeout(
+        PATIENCE,
+        controller.until_devices(|| {
+            let mut operator = operator.clone();
+            async move {
+                let request = GetRolloutRequest {
+                    deployment: DEPLOYMENT.to_owned(),
+                };
+                let status = operator.get_rollout(request).await.unwrap().into_inner();
+                let device = status.devices.first();
+                let is_there = device.is_some_and(|device| device.outcome() == DeviceOutcome::Converged);
+                is_there && status.to_manifest == release.name.to_string()
             }
-            // A rollout that is over has no news to wait for.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "it never converged: {last:?}");
-    last
+        }),
+    );
+    assert!(waited.await.is_ok(), "it never converged on {}", release.name);
 }
 
 fn epochs(changes: &[AuditModelChange]) -> Vec<(String, u32)> {

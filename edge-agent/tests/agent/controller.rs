@@ -16,6 +16,7 @@ use fieldfare_controller::backup::{backup, restore};
 use fieldfare_controller::config::{Command, CommandLine, Run};
 use fieldfare_controller::folder::EndpointsFile;
 use fieldfare_controller::init::init;
+use fieldfare_controller::mirror::Topic;
 use fieldfare_controller::server::Server;
 use fieldfare_proto::v1::operator_client::OperatorClient;
 use fieldfare_proto::v1::{CreateTokenRequest, GetFleetRequest, InstallRootRequest, PublishTargetsRequest, TokenRole};
@@ -26,7 +27,7 @@ use fieldfare_tls::{
     TimeSource, connect, https_config,
 };
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tonic::transport::Channel;
 
 use crate::device::PATIENCE;
@@ -36,6 +37,7 @@ pub(crate) struct Controller {
     runtime: Option<Runtime>,
     drain: Option<oneshot::Sender<()>>,
     pub(crate) endpoints: EndpointsFile,
+    news: News,
     /// The clock of this fleet: the machine's, or ahead of it.
     pub(crate) time: TimeSource,
     ahead_ms: Arc<AtomicU64>,
@@ -59,12 +61,15 @@ fn command(words: &[&str]) -> Command {
         .command
 }
 
+/// What tells that devices said something new, and that one came or went.
+type News = [watch::Receiver<u64>; 2];
+
 /// Has a controller serve in a new runtime.
 async fn run(
     dir: &Path,
     [grpc, artifacts]: [SocketAddr; 2],
     time: &TimeSource,
-) -> (Runtime, oneshot::Sender<()>, EndpointsFile) {
+) -> (Runtime, oneshot::Sender<()>, EndpointsFile, News) {
     let (dir, grpc, artifacts) = (dir.to_str().unwrap(), grpc.to_string(), artifacts.to_string());
     let mut words = vec!["run", "--dir", dir, "--grpc-listen", &grpc];
     words.extend(["--artifact-listen", &artifacts, "--metrics-listen", "127.0.0.1:0"]);
@@ -81,11 +86,15 @@ async fn run(
     let (options, time): (Run, _) = (options, time.clone());
     runtime.spawn(async move {
         let server = Server::start(&options, time).await.unwrap();
-        ready.send(server.endpoints().clone()).unwrap();
+        let news = [
+            server.plane().mirror.subscribe(Topic::Devices),
+            server.plane().presence.subscribe(),
+        ];
+        ready.send((server.endpoints().clone(), news)).unwrap();
         server.run_until(async { drop(drained.await) }).await.unwrap();
     });
-    let endpoints = tokio::time::timeout(PATIENCE, is_ready).await.unwrap().unwrap();
-    (runtime, drain, endpoints)
+    let (endpoints, news) = tokio::time::timeout(PATIENCE, is_ready).await.unwrap().unwrap();
+    (runtime, drain, endpoints, news)
 }
 
 impl Controller {
@@ -101,11 +110,12 @@ impl Controller {
         };
         init(&options, &time).await.unwrap();
         let operator = Identity::load(&folder.path().join("operator")).unwrap().unwrap();
-        let (runtime, drain, endpoints) = run(folder.path(), [ANYWHERE; 2], &time).await;
+        let (runtime, drain, endpoints, news) = run(folder.path(), [ANYWHERE; 2], &time).await;
         let mut controller = Self {
             runtime: Some(runtime),
             drain: Some(drain),
             endpoints,
+            news,
             time,
             ahead_ms,
             operator,
@@ -155,15 +165,16 @@ impl Controller {
     /// Serves again at the same addresses.
     pub(crate) async fn come_back(&mut self) {
         let addresses = [self.address(), address(&self.endpoints.artifacts)];
-        let (runtime, drain, endpoints) = run(self.folder.path(), addresses, &self.time).await;
-        (self.runtime, self.drain, self.endpoints) = (Some(runtime), Some(drain), endpoints);
+        let (runtime, drain, endpoints, news) = run(self.folder.path(), addresses, &self.time).await;
+        (self.runtime, self.drain) = (Some(runtime), Some(drain));
+        (self.endpoints, self.news) = (endpoints, news);
     }
 
     /// Serves artifacts again where it did, and lets no device open a session.
     pub(crate) async fn come_back_without_its_gateway(&mut self) {
         let addresses = [ANYWHERE, address(&self.endpoints.artifacts)];
-        let (runtime, drain, _) = run(self.folder.path(), addresses, &self.time).await;
-        (self.runtime, self.drain) = (Some(runtime), Some(drain));
+        let (runtime, drain, _, news) = run(self.folder.path(), addresses, &self.time).await;
+        (self.runtime, self.drain, self.news) = (Some(runtime), Some(drain), news);
     }
 
     /// Backs the fleet up while its controller serves.
@@ -187,6 +198,17 @@ impl Controller {
         self.folder = folder;
         self.come_back().await;
         restored.epoch
+    }
+
+    /// Asks again and again, each time that a device has said something new, until something holds.
+    pub(crate) async fn until_devices<F: Future<Output = bool>>(&self, mut holds: impl FnMut() -> F) {
+        let [mut said, mut came] = self.news.clone();
+        while !holds().await {
+            tokio::select! {
+                told = said.changed() => told.unwrap(),
+                told = came.changed() => told.unwrap(),
+            }
+        }
     }
 
     /// Tells its sessions to come back later, and ends.
