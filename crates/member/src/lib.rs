@@ -2,8 +2,9 @@
 //! that are replaced whole or not at all.
 //!
 //! What is told in an application, and what is kept, is the business of the agent, the trainer and the operator's command.
-//! Round tickets are judged here as well, because both ends of a round do it alike.
+//! Round tickets are judged here as well, because both ends of a round do it alike; and the two doctors tell what they find in one form.
 
+pub mod diagnosis;
 pub mod enrolment;
 pub mod files;
 pub mod limits;

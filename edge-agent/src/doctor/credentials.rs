@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use fieldfare_tls::limits::RENEWAL_GRACE;
 use fieldfare_tls::{Identity, IdentityError, StorageError};
 
-use super::{Check, Patient, ok, problem, warning};
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
+
+use super::Patient;
 use crate::clock_proof;
 use crate::folder::Folder;
 use crate::limits::CLOCK_SKEW_MAX;

@@ -8,7 +8,9 @@ use fieldfare_release::tuf::SigningKey;
 use ring::rand::SystemRandom;
 
 use super::presence::Presence;
-use super::{Check, Patient, ok, problem, warning};
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
+
+use super::Patient;
 use crate::limits::{AUDIT_LOGS_KEPT, LEDGER_LOW};
 use crate::private::PrivateStore;
 use crate::process;
@@ -140,7 +142,8 @@ pub(super) async fn audit(patient: &Patient<'_>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
+    use fieldfare_member::diagnosis::Level;
+
     use super::*;
 
     #[test]

@@ -10,11 +10,9 @@ mod place;
 mod presence;
 mod release;
 
-use std::fmt::Write;
-
 use fieldfare_fleet::Timestamp;
+use fieldfare_member::diagnosis::{Diagnosis, problem};
 use fieldfare_tls::Identity;
-use serde::Serialize;
 
 use crate::clock;
 use crate::config::{AgentConfig, Settings};
@@ -22,94 +20,6 @@ use crate::folder::Folder;
 use crate::process::{self, Binary};
 use network::Reached;
 use presence::Presence;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// The device does its work; somebody should look at this.
-    Warning,
-    /// The device does not do its work, or will not for long.
-    Problem,
-}
-
-impl Level {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Problem => "problem",
-        }
-    }
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What.
-    pub check: &'static str,
-    /// How bad it is.
-    pub level: Level,
-    /// What was found.
-    pub found: String,
-    /// What to do about it; nothing where all is well.
-    pub advice: Option<String>,
-}
-
-fn ok(check: &'static str, found: impl Into<String>) -> Check {
-    Check {
-        check,
-        level: Level::Ok,
-        found: found.into(),
-        advice: None,
-    }
-}
-
-fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Check {
-    Check {
-        level: Level::Warning,
-        advice: Some(advice.into()),
-        ..ok(check, found)
-    }
-}
-
-fn problem(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Check {
-    Check {
-        level: Level::Problem,
-        ..warning(check, found, advice)
-    }
-}
-
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Diagnosis {
-    /// The worst of it.
-    pub level: Level,
-    /// Everything that was looked at.
-    pub checks: Vec<Check>,
-}
-
-impl Diagnosis {
-    fn of(checks: Vec<Check>) -> Self {
-        let level = checks.iter().map(|check| check.level).max().unwrap_or(Level::Ok);
-        Self { level, checks }
-    }
-
-    /// For people: a line for each check, and below it what to do.
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        for check in &self.checks {
-            let Check { found, advice, .. } = check;
-            let _ = writeln!(text, "{:<9}{:<12}{found}", check.level.word(), check.check);
-            if let Some(advice) = advice {
-                let _ = writeln!(text, "{:21}-> {advice}", "");
-            }
-        }
-        text
-    }
-}
 
 /// An enrolled device, and what is known of it before anything is judged.
 struct Patient<'a> {

@@ -9,7 +9,9 @@ use fieldfare_tls::{
 };
 use std::time::Duration;
 
-use super::{Check, Patient, ok, problem, warning};
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
+
+use super::Patient;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
 use crate::install::{Looked, RemoteRepository, RepositoryError, TrustFile, standing};

@@ -9,7 +9,9 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::TcpListener;
 
 use super::presence::Presence;
-use super::{Check, Patient, ok, problem, warning};
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
+
+use super::Patient;
 use crate::install::{Shelf, standing};
 use crate::limits::DISK_RESERVE_BYTES;
 use crate::measure;
@@ -124,7 +126,8 @@ pub(super) async fn api(patient: &Patient<'_>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
+    use fieldfare_member::diagnosis::Level;
+
     use super::*;
 
     #[test]

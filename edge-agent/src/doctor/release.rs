@@ -1,6 +1,8 @@
 //! The installed release: its bytes, and whether they serve.
 
-use super::{Check, Patient, ok, problem, warning};
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
+
+use super::Patient;
 use crate::install::{BytesError, Shelf, load_order, standing};
 use crate::process;
 use crate::serving::Engine;

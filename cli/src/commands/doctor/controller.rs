@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fieldfare_fleet::Timestamp;
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 use fieldfare_proto::v1::{ExamineRequest, ExamineResponse};
 
 use super::super::Session;
-use super::diagnosis::{Check, ok, problem, warning};
 use super::place::span;
 use crate::clock;
 use crate::limits::{
@@ -215,8 +215,8 @@ fn artifacts(answer: &ExamineResponse) -> Check {
 mod tests {
     use fieldfare_proto::v1::{DiskSpace, MetadataState};
 
-    use super::super::diagnosis::Level;
     use super::*;
+    use fieldfare_member::diagnosis::Level;
 
     const DAY_MS: i64 = 24 * 3600 * 1000;
     const NOW_MS: i64 = 20_000 * DAY_MS;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use fieldfare_member::diagnosis::{Check, ok, warning};
 use fieldfare_proto::v1::{Device, DeviceStanding, ExamineResponse, Trainer};
 
 use super::super::{Session, devices};
 use super::controller::time;
-use super::diagnosis::{Check, of_error, ok, warning};
+use super::of_error;
 use super::place::span;
 use crate::limits::{DEVICE_SHORT_OF_DISK_BYTES, DEVICES_NAMED};
 use crate::output::bytes;

@@ -4,17 +4,16 @@
 
 mod controller;
 mod devices;
-mod diagnosis;
 mod place;
 mod reach;
 
 use anyhow::Result;
+use fieldfare_member::diagnosis::{Check, Diagnosis, problem};
 
-use self::diagnosis::{Check, Diagnosis, problem};
 use super::Session;
 use crate::args::Global;
 use crate::context::Contexts;
-use crate::exit::Failure;
+use crate::exit::{Advice, Failure};
 use crate::limits::CALL_TIMEOUT;
 use crate::output::show;
 
@@ -36,11 +35,7 @@ async fn examine(global: &Global) -> Vec<Check> {
     let context = match context {
         Ok(context) => context,
         Err(error) => {
-            return vec![diagnosis::of_error(
-                "context",
-                &error,
-                "name another one with --context",
-            )];
+            return vec![of_error("context", &error, "name another one with --context")];
         }
     };
     let mut checks = place::look(&context);
@@ -61,7 +56,7 @@ async fn examine(global: &Global) -> Vec<Check> {
             checks.extend(controller::look(&examination, &asked));
             checks.extend(devices::look(&session, &examination).await);
         }
-        Err(error) => checks.push(diagnosis::of_error(
+        Err(error) => checks.push(of_error(
             "controller",
             &error,
             "see the controller's log; a store that is away comes back by itself",
@@ -72,4 +67,10 @@ async fn examine(global: &Global) -> Vec<Check> {
         Err(error) => checks.push(problem("trainers", format!("{error:#}"), "see the controller's log")),
     }
     checks
+}
+
+/// A problem that an error tells, with its own advice where it has some.
+pub(super) fn of_error(check: &'static str, error: &anyhow::Error, otherwise: &str) -> Check {
+    let advice = error.downcast_ref::<Advice>().map_or(otherwise, |advice| &advice.next);
+    problem(check, format!("{error:#}"), advice)
 }

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use fieldfare_fleet::Timestamp;
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 use fieldfare_tls::Identity;
 use fieldfare_tls::limits::RENEWAL_GRACE;
 
-use super::diagnosis::{Check, of_error, ok, problem, warning};
+use super::of_error;
 use crate::clock;
 use crate::context::{Context, OfflineKey};
 use crate::limits::{AUTHORITY_ENDS_SOON, SHORT_OF_DISK_BYTES};

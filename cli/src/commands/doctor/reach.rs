@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use fieldfare_member::diagnosis::{Check, Level, ok, problem, warning};
 use fieldfare_tls::Endpoint;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use super::diagnosis::{Check, Level, ok, problem, warning};
 use crate::client::Client;
 use crate::context::Context;
 use crate::limits::SLOW_ANSWER;

@@ -1,15 +1,13 @@
-//! What is found, and how it is told.
+//! What a doctor finds, of a device or of an operator's work, and how it is told.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::exit::Advice;
-
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Level {
+pub enum Level {
     /// As it should be.
     Ok,
     /// Work goes on; somebody should look at this.
@@ -30,18 +28,19 @@ impl Level {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Check {
-    /// What.
-    pub(super) check: &'static str,
+pub struct Check {
+    /// What: a name of at most 13 characters.
+    pub check: &'static str,
     /// How bad it is.
-    pub(super) level: Level,
+    pub level: Level,
     /// What was found.
-    pub(super) found: String,
+    pub found: String,
     /// What to do about it; nothing where all is well.
-    pub(super) advice: Option<String>,
+    pub advice: Option<String>,
 }
 
-pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Check {
+/// It is as it should be.
+pub fn ok(check: &'static str, found: impl Into<String>) -> Check {
     Check {
         check,
         level: Level::Ok,
@@ -50,7 +49,8 @@ pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Check {
     }
 }
 
-pub(super) fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Check {
+/// Work goes on; somebody should do this about it.
+pub fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Check {
     Check {
         level: Level::Warning,
         advice: Some(advice.into()),
@@ -58,41 +58,37 @@ pub(super) fn warning(check: &'static str, found: impl Into<String>, advice: imp
     }
 }
 
-pub(super) fn problem(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Check {
+/// Something does not work, or will not for long; this is what to do about it.
+pub fn problem(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Check {
     Check {
         level: Level::Problem,
         ..warning(check, found, advice)
     }
 }
 
-/// A problem that an error tells, with its own advice where it has some.
-pub(super) fn of_error(check: &'static str, error: &anyhow::Error, otherwise: &str) -> Check {
-    let advice = error.downcast_ref::<Advice>().map_or(otherwise, |advice| &advice.next);
-    problem(check, format!("{error:#}"), advice)
-}
-
 /// Everything that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Diagnosis {
+pub struct Diagnosis {
     /// The worst of it.
-    level: Level,
+    pub level: Level,
     /// Everything that was looked at.
-    checks: Vec<Check>,
+    pub checks: Vec<Check>,
 }
 
 impl Diagnosis {
-    pub(super) fn of(checks: Vec<Check>) -> Self {
+    /// What was looked at, in its order.
+    pub fn of(checks: Vec<Check>) -> Self {
         let level = checks.iter().map(|check| check.level).max().unwrap_or(Level::Ok);
         Self { level, checks }
     }
 
     /// How many problems there are.
-    pub(super) fn problems(&self) -> usize {
+    pub fn problems(&self) -> usize {
         self.checks.iter().filter(|check| check.level == Level::Problem).count()
     }
 
     /// For people: a line for each check, and below it what to do.
-    pub(super) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut text = String::new();
         for Check {
             check,
