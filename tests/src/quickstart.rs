@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -13,13 +12,9 @@ use serde_json::Value;
 
 use crate::binaries::fieldfare;
 
-/// One run at a time: each is a fleet, and two on two cores would wait for each other.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 /// A run under way.
 #[derive(Debug)]
 pub struct Quickstart {
-    _turn: MutexGuard<'static, ()>,
     child: Child,
     progress: BufReader<std::process::ChildStderr>,
     summary: JoinHandle<String>,
@@ -43,7 +38,6 @@ impl Quickstart {
     /// # Panics
     /// When the process does not start.
     pub fn start(dir: &Path, arguments: &[&str]) -> Quickstart {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let mut child = Command::new(fieldfare())
             .args(["quickstart", "--output", "json", "--dir"])
             .arg(dir)
@@ -61,7 +55,6 @@ impl Quickstart {
             text
         });
         Quickstart {
-            _turn: turn,
             child,
             progress: BufReader::new(stderr),
             summary,

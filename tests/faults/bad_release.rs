@@ -2,11 +2,6 @@
 //!
 //! What is too slow or says nothing is so by its bytes. What crashes is killed by `tests/shim` when, or a while after, the serving
 //! process has opened the weights of just that release.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that cannot go on says where, and one that does says what it saw"
-)]
 
 use fieldfare_tests::binaries::fieldfare;
 use fieldfare_tests::miniature::{DEVICES, Device, Fleet, Setting, model};

@@ -1,7 +1,6 @@
 //! A full disk, a slow disk, no memory: what serves goes on, somebody says what is wrong, and work resumes when there is room.
 //!
 //! The small disks are tmpfs, mounted in a namespace of their own by whoever may do that: see [`alone`].
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod alone;
 mod disk;

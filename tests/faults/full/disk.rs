@@ -5,7 +5,7 @@ use std::time::Duration;
 use fieldfare_tests::miniature::path::{DEPLOYMENT, MODEL};
 use fieldfare_tests::miniature::{Device, Fleet, Setting, model};
 
-use crate::alone::{Disk, in_a_namespace};
+use super::alone::{Disk, in_a_namespace};
 
 /// How long it may take to notice a full disk, or room on it: retries have pauses of seconds, and a lapsed claim one of 15 s.
 const PATIENCE: Duration = Duration::from_secs(60);
