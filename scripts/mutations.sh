@@ -9,12 +9,7 @@ mutation_arguments() { sed -n '1s/^# promise: [^,]*, caught by: //p' "$1"; }
 
 # run_mutations [NAME...]: those whose files are named so, without the ending; all where none is named.
 run_mutations() {
-  local here copy patch arguments patches=() missed=() total=0
-  for patch in "$@"; do
-    [ -f "tests/mutations/$patch.patch" ] || fail "there is no tests/mutations/$patch.patch"
-    patches+=("tests/mutations/$patch.patch")
-  done
-  [ "${#patches[@]}" -gt 0 ] || patches=(tests/mutations/*.patch)
+  local here copy patch name arguments patches=() missed=() total=0
   local -A passed=()
   here=$(pwd)
   copy="${XDG_CACHE_HOME:-$HOME/.cache}/fieldfare/mutations"
@@ -26,7 +21,14 @@ run_mutations() {
   git -C "$copy" fetch -q "$here" HEAD
   git -C "$copy" reset -q --hard FETCH_HEAD
   unset CARGO_TARGET_DIR
+  # Those of the commit at hand, whatever happens to the checkout meanwhile.
+  for name in "$@"; do
+    [ -f "$copy/tests/mutations/$name.patch" ] || fail "there is no tests/mutations/$name.patch"
+    patches+=("$copy/tests/mutations/$name.patch")
+  done
+  [ "${#patches[@]}" -gt 0 ] || patches=("$copy"/tests/mutations/*.patch)
   for patch in "${patches[@]}"; do
+    name=$(basename "$patch" .patch)
     arguments=$(mutation_arguments "$patch")
     [ -n "$arguments" ] || fail "$patch: the first line is not '# promise: WHICH, caught by: ...'"
     total=$((total + 1))
@@ -36,13 +38,16 @@ run_mutations() {
       mutation_test "$copy" "$arguments" || { tail -n 30 "$copy.log" >&2; fail "cargo test $arguments fails on the commit as it is"; }
       passed[$arguments]=1
     fi
-    git -C "$copy" apply "$here/$patch" || fail "$patch does not apply any more: make it anew"
-    say "$(basename "$patch" .patch): cargo test $arguments"
+    git -C "$copy" apply "$patch" || fail "$patch does not apply any more: make it anew"
+    say "$name: cargo test $arguments"
     if mutation_test "$copy" "$arguments"; then
-      missed+=("$patch")
+      missed+=("$name")
+      say "$name was NOT caught"
     elif ! grep -q '^test result: FAILED' "$copy.log"; then
       tail -n 30 "$copy.log" >&2
-      fail "$patch: cargo test $arguments did not get as far as to judge"
+      fail "$name: cargo test $arguments did not get as far as to judge"
+    else
+      say "$name was caught"
     fi
     git -C "$copy" reset -q --hard
   done
