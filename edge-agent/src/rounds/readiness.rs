@@ -21,6 +21,13 @@ fn hour_utc() -> u8 {
     u8::try_from(clock::now().unix_ms() / 3_600_000 % 24).unwrap_or(0)
 }
 
+fn moment() -> Moment {
+    Moment {
+        load_per_core: measure::load_per_core(),
+        hour_utc: hour_utc(),
+    }
+}
+
 /// Whether two sayings differ in what anybody acts on.
 fn is_news(known: &TrainingReadiness, now: &TrainingReadiness) -> bool {
     let flags = |said: &TrainingReadiness| (said.consent, said.idle, said.busy);
@@ -57,18 +64,16 @@ impl Readiness {
 
     /// Whether the owner's policy calls the device idle now.
     pub fn is_idle(&self) -> bool {
-        let moment = Moment {
-            load_per_core: measure::load_per_core(),
-            hour_utc: hour_utc(),
-        };
-        self.settings.borrow().idle.allows(moment)
+        self.settings().idle.allows(moment())
     }
 
     /// Looks anew, and says so where something changed.
     pub fn look(&self, busy: bool) {
+        // Looked at once: whoever looks again while the owner's change waits would wait for it, and it for them.
+        let settings = self.settings();
         let now = TrainingReadiness {
-            consent: self.settings.borrow().consent == Consent::Given,
-            idle: self.is_idle(),
+            consent: settings.consent == Consent::Given,
+            idle: settings.idle.allows(moment()),
             available_memory_bytes: self.memory().get(),
             busy,
         };
@@ -108,6 +113,26 @@ mod tests {
             (said(true, 1000), true),
         ] {
             assert_eq!(is_news(&said(false, 1000), &now), news, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn looking_and_changing_settings_do_not_wait_for_each_other() {
+        let (owner, settings) = watch::channel(Settings::new(Consent::Given, ByteSize::new(1 << 30)));
+        let readiness = Readiness::new(settings, ByteSize::new(1 << 30));
+        let (done, both) = std::sync::mpsc::sync_channel(2);
+        let looked = done.clone();
+        std::thread::spawn(move || {
+            (0..5_000).for_each(|turn| readiness.look(turn % 2 == 0));
+            looked.send(()).unwrap();
+        });
+        std::thread::spawn(move || {
+            (0..50_000).for_each(|_| owner.send_modify(|_| ()));
+            done.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            let in_time = both.recv_timeout(std::time::Duration::from_secs(60));
+            in_time.expect("neither waits for the other");
         }
     }
 }
