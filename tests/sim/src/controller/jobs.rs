@@ -51,12 +51,14 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    fn new(made: JobMade) -> Self {
+    /// A job whose claims are told from those of the one before, whose late messages may still come: in the fleet's store a claim is one
+    /// of a named job.
+    fn new(made: JobMade, before: Option<&Self>) -> Self {
         Self {
             made: Rc::new(made),
             over: false,
             claim: None,
-            last_token: 0,
+            last_token: before.map_or(0, |job| job.last_token),
             checkpoint: Checkpoint::default(),
             rounds: BTreeMap::new(),
             drops: BTreeMap::new(),
@@ -91,7 +93,7 @@ impl Controller {
         }
         let made = make(state.release.clone());
         ground.say(|| format!("the operator starts {made:?}"));
-        self.store.job = Some(Job::new(made));
+        self.store.job = Some(Job::new(made, self.store.job.as_ref()));
         true
     }
 
