@@ -43,11 +43,16 @@ pub const INSTALL_ATTEMPTS: u32 = 5;
 /// Wait after the first failed attempt; doubled with each.
 pub const INSTALL_RETRY: Duration = Duration::from_secs(2);
 
-/// How long a release is watched after the switch, before it counts as confirmed.
+/// How long a release is watched after the switch, before it counts as confirmed and as one to go back to. The gates of a rollout
+/// watch it for longer, and so does [`CRASH_WINDOW`].
 pub const CONFIRM_WINDOW: Duration = Duration::from_secs(5);
 
-/// Crashes within the confirm window that revert a release.
+/// Crashes within the crash window that revert a release.
 pub const MAX_CRASHES: u32 = 3;
+
+/// How long a crash of the serving process counts: a release that crashes each few minutes, with the waits between, is reverted; one
+/// that crashes once in a while is started again.
+pub const CRASH_WINDOW: Duration = Duration::from_secs(15 * 60);
 
 /// How often an assignment whose metadata could not be had is looked up again.
 pub const RESOLVE_RETRY: Duration = Duration::from_secs(5);

@@ -96,6 +96,8 @@ fn model(observed: &v1::ObservedModel) -> Value {
         "deployment": observed.deployment,
         "target": observed.target_release,
         "progress": progress,
+        // Of the serving process, since the release that serves was switched to.
+        "crashes": observed.evidence.as_ref().map(|evidence| evidence.crashes),
         "fetched_bytes": observed.fetched_bytes,
         "total_bytes": observed.total_bytes,
     })

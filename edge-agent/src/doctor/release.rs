@@ -3,7 +3,9 @@
 use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 
 use super::Patient;
+use crate::clock;
 use crate::install::{BytesError, Shelf, load_order, standing};
+use crate::limits::CRASH_WINDOW;
 use crate::process;
 use crate::serving::Engine;
 
@@ -13,8 +15,8 @@ const FETCHED_ANEW: &str = "the agent never starts these bytes; it fetches them 
 /// Hashes everything that serves, and has it loaded where no agent serves it already.
 pub(super) async fn installed(patient: &Patient<'_>) -> Check {
     const CHECK: &str = "release";
-    let active = match standing(patient.folder) {
-        Ok(standing) => standing.active,
+    let (active, crashes) = match standing(patient.folder) {
+        Ok(standing) => (standing.active, standing.crashes),
         Err(error) => {
             let advice = "bring installation.json back from a backup, or remove it: the agent then installs what it is assigned anew";
             return problem(CHECK, process::chain(&error), advice);
@@ -54,7 +56,21 @@ pub(super) async fn installed(patient: &Patient<'_>) -> Check {
         .says("/serving/release")
         .and_then(|value| value.as_str())
     {
+        let now = clock::now();
+        let lately = crashes
+            .iter()
+            .filter(|at| now < at.saturating_add(CRASH_WINDOW))
+            .count();
         return match serving == release.to_string() {
+            true if lately > 0 => {
+                let found = format!(
+                    "{release} {variant}: its digests are right, and its serving process crashed in the last {} minutes, at least {lately} times",
+                    CRASH_WINDOW.as_secs() / 60
+                );
+                let advice = "look at the agent's log, which says how it ended; deploy another release if it goes on: this one is reverted \
+                    by itself only where the one before it is still there";
+                warning(CHECK, found, advice)
+            }
             true => ok(
                 CHECK,
                 format!("{release} {variant}: its digests are right, and the agent serves it"),

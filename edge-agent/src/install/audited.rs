@@ -210,6 +210,7 @@ mod tests {
     fn told() -> Told {
         let policy = InstallPolicy {
             confirm_window: Duration::from_secs(60),
+            crash_window: Duration::from_secs(60),
             max_crashes: 1,
             ..install_policy()
         };

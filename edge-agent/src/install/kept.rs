@@ -2,7 +2,7 @@
 
 use fieldfare_fleet::install::{InstallPolicy, InstallState, Installed};
 use fieldfare_fleet::rollout::Evidence;
-use fieldfare_fleet::{ByteSize, Generation, Obstacle};
+use fieldfare_fleet::{ByteSize, Generation, Obstacle, Timestamp};
 use fieldfare_member::files::{self, FileError};
 use fieldfare_proto::v1;
 use fieldfare_release::TargetName;
@@ -12,7 +12,7 @@ use super::bytes::Shelf;
 use super::download::Fetched;
 use super::task::InstallError;
 use crate::folder::Folder;
-use crate::limits::{CONFIRM_WINDOW, DISK_RESERVE_BYTES, INSTALL_ATTEMPTS, INSTALL_RETRY, MAX_CRASHES};
+use crate::limits::{CONFIRM_WINDOW, CRASH_WINDOW, DISK_RESERVE_BYTES, INSTALL_ATTEMPTS, INSTALL_RETRY, MAX_CRASHES};
 
 /// Schema of `installation.json`.
 pub(super) const SCHEMA: u32 = 1;
@@ -38,6 +38,7 @@ pub const fn install_policy() -> InstallPolicy {
     InstallPolicy {
         confirm_window: CONFIRM_WINDOW,
         max_crashes: MAX_CRASHES,
+        crash_window: CRASH_WINDOW,
         max_attempts: INSTALL_ATTEMPTS,
         retry_after: INSTALL_RETRY,
         disk_reserve: ByteSize::new(DISK_RESERVE_BYTES),
@@ -78,6 +79,8 @@ impl Kept {
 pub struct Standing {
     /// What serves.
     pub active: Option<Installed>,
+    /// When its serving process crashed, the newest times.
+    pub crashes: Vec<Timestamp>,
     /// Where artifacts are served, as the last welcome said.
     pub artifact_endpoint: Option<String>,
 }
@@ -90,6 +93,7 @@ pub fn standing(folder: &Folder) -> Result<Standing, InstallError> {
     let kept = Kept::load(folder, install_policy())?;
     Ok(Standing {
         active: kept.install.active,
+        crashes: kept.install.crashes,
         artifact_endpoint: kept.artifact_endpoint,
     })
 }

@@ -21,6 +21,7 @@ use tokio::process::Command;
 use crate::device::Device;
 use crate::fleet::{DAY, Fleet};
 use crate::gateway::Gateway;
+use crate::install::kill;
 use crate::private_store::{budgets, key, mechanism};
 use crate::process::{Running, set_clock};
 use crate::releases::{MODEL, Release, Releases, release, weights};
@@ -346,6 +347,37 @@ async fn doctor_says_that_a_release_does_not_load() {
     ward.examine()
         .await
         .problem("release", "it does not load", "roll back to a release");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_says_that_a_release_crashes_and_is_started_again() {
+    let ward = Ward::new().await;
+    let agent = Running::start(&ward.device.folder).await;
+    agent.serves(&ward.first.text()).await;
+    let pid = agent.pid();
+    // Of all threads: the one that started the child is its parent.
+    let children = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| {
+        let children = std::fs::read_to_string(thread.unwrap().path().join("children"));
+        children.unwrap_or_default()
+    });
+    let serving: Vec<u32> = children
+        .collect::<String>()
+        .split_whitespace()
+        .map(|child| child.parse().unwrap())
+        .collect();
+    assert_eq!(serving.len(), 1, "{serving:?}");
+    kill(Some(serving[0]));
+    agent.says(&["the serving process ended"]).await;
+    let serving = format!("release={}", ward.first.text());
+    agent.says_often(&["serving", &serving], 2).await;
+    let said = Said::of(&ward.command().output().await.unwrap());
+    said.is(
+        "warning",
+        "release",
+        "crashed in the last 15 minutes",
+        "the agent's log",
+    );
+    agent.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

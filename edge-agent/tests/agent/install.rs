@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use fieldfare_agent::limits::CRASH_WINDOW;
 use fieldfare_agent::process::Binary;
 use fieldfare_fleet::Obstacle;
 use fieldfare_fleet::install::InstallPolicy;
@@ -129,6 +130,34 @@ async fn a_release_that_keeps_crashing_gives_way_to_the_one_before() {
     assert!(matches!(running.obstacle().await, Obstacle::CrashLoop { .. }));
     running.assign(releases, second, 3);
     running.serving(second).await;
+    stage.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_crashes_long_after_it_was_found_good_gives_way_too() {
+    let stage = Stage::with(release(2, weights(Precision::Q8_0)), impatient()).await;
+    let Stage {
+        running,
+        releases,
+        first,
+        second,
+        ..
+    } = &stage;
+    running.assign(releases, second, 2);
+    let mut pid = None;
+    for _ in 0..3 {
+        let serving = running.serving_anew(second, pid).await;
+        running.converged(second).await;
+        pid = serving.engine.pid();
+        kill(pid);
+    }
+    let obstacle = running.obstacle().await;
+    assert!(
+        matches!(obstacle, Obstacle::CrashLoop { crashes: 3, within } if within == CRASH_WINDOW),
+        "{obstacle}"
+    );
+    assert_answers(&*running.serving(first).await).await;
+    assert!(!stage.device.blob(second).exists());
     stage.running.stop().await;
 }
 

@@ -130,6 +130,7 @@ impl Setting {
             },
             install: InstallPolicy {
                 confirm_window: dice.seconds(10..=60),
+                crash_window: dice.seconds(60..=600),
                 max_crashes: 3,
                 max_attempts: 5,
                 retry_after: Duration::from_secs(2),

@@ -383,7 +383,6 @@ impl InstallState {
         }
         if self.confirmed_at().is_some_and(|at| at <= now) {
             self.switched_at = None;
-            self.crashes.clear();
             actions.push(Action::Report);
         }
     }

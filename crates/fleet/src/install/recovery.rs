@@ -6,18 +6,30 @@ use crate::limits::MAX_STEP_ATTEMPTS;
 use crate::{Generation, Obstacle, Timestamp};
 
 impl InstallState {
+    /// A release that keeps crashing is reverted while there is one to go back to, however long ago it was confirmed: some
+    /// crash only after a minute, or once they are asked for something. One that was never confirmed is stopped even where
+    /// there is none.
     pub(super) fn count_crash(&mut self, now: Timestamp, actions: &mut Vec<Action>) -> Result<(), Refused> {
         let active = self.active.clone().ok_or(Refused::NothingActive)?;
-        if self.switched_at.is_some() && self.confirmed_at().is_some_and(|at| now < at) {
-            self.crashes.push(now);
-            if self.crashes.len() >= self.policy.max_crashes.max(1) as usize {
-                self.revert(active, actions);
-                return Ok(());
-            }
+        let (window, most) = (self.policy.crash_window, self.policy.max_crashes.max(1) as usize);
+        // Crashes of a time that the clock has lost since are forgotten too.
+        self.crashes.retain(|at| *at <= now && now < at.saturating_add(window));
+        self.crashes.push(now);
+        if self.crashes.len() >= most && (self.is_on_probation(now) || self.previous.is_some()) {
+            self.revert(active, actions);
+            return Ok(());
         }
+        // Nothing is asked of more of them.
+        let known = self.crashes.len().saturating_sub(most);
+        self.crashes.drain(..known);
         actions.push(Action::Serve(active));
         actions.push(Action::Report);
         Ok(())
+    }
+
+    /// Whether the active release was switched to a short while ago.
+    fn is_on_probation(&self, now: Timestamp) -> bool {
+        self.confirmed_at().is_some_and(|at| now < at)
     }
 
     /// Goes back from an active release that keeps crashing to the one before, which was confirmed.
@@ -26,7 +38,7 @@ impl InstallState {
         let superseded = self.candidate.is_some();
         let obstacle = Obstacle::CrashLoop {
             crashes,
-            within: self.policy.confirm_window,
+            within: self.policy.crash_window,
         };
         self.remember_failed(&bad, obstacle);
         if superseded {
@@ -63,9 +75,13 @@ impl InstallState {
         // A clock that was ahead when the release was switched to, or that has lost its time since: the window begins anew, or
         // each start until the clock gets there would count as a crash.
         self.switched_at = self.switched_at.map(|at| at.min(now));
-        if self.active.is_some() {
+        match self.active.clone() {
             // The release serves again, or is reverted.
-            let _ = self.count_crash(now, actions);
+            Some(_) if self.is_on_probation(now) => {
+                let _ = self.count_crash(now, actions);
+            }
+            Some(active) => actions.extend([Action::Serve(active), Action::Report]),
+            None => {}
         }
         let attempts = self.policy.max_attempts.clamp(1, MAX_STEP_ATTEMPTS);
         let Some(candidate) = self.candidate.as_mut() else {

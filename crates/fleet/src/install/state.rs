@@ -107,8 +107,11 @@ pub struct InstallPolicy {
     /// How long a release is watched after the switch.
     #[serde(rename = "confirm_window_ms", with = "duration_ms")]
     pub confirm_window: Duration,
-    /// Crashes within the window that revert it, at least 1.
+    /// Crashes within the crash window that revert it, at least 1.
     pub max_crashes: u32,
+    /// How long a crash counts. At least the confirm window.
+    #[serde(rename = "crash_window_ms", with = "duration_ms", default)]
+    pub crash_window: Duration,
     /// Attempts at one step before the device gives up, 1 to 8.
     pub max_attempts: u32,
     /// Wait after the first failure of a step; doubled with each further one.
@@ -132,7 +135,7 @@ pub struct InstallState {
     pub candidate: Option<Candidate>,
     /// When the active release was switched to, until it is confirmed.
     pub switched_at: Option<Timestamp>,
-    /// Crashes of the active release since the switch, within the window.
+    /// The newest crashes of the active release, within the crash window: at most as many as revert it.
     pub crashes: Vec<Timestamp>,
     /// Newest assignment seen.
     pub assignment: Generation,

@@ -10,6 +10,7 @@ use crate::{ByteSize, Digest, Generation, Obstacle, ReleaseId, Timestamp, Varian
 
 const POLICY: InstallPolicy = InstallPolicy {
     confirm_window: Duration::from_secs(60),
+    crash_window: Duration::from_secs(900),
     max_crashes: 2,
     max_attempts: 3,
     retry_after: Duration::from_secs(1),
@@ -167,7 +168,29 @@ fn a_crash_loop_in_the_confirm_window_reverts_and_is_not_tried_again_under_the_s
 }
 
 #[test]
-fn a_crash_after_the_confirmation_restarts_and_reverts_nothing() {
+fn a_release_that_keeps_crashing_after_its_confirmation_is_reverted_too() {
+    let mut state = running_one();
+    tell(&mut state, 300, assigned(2, 2));
+    settle(&mut state, 301);
+    tell(&mut state, 400, Event::Tick);
+    assert_eq!(state.progress(), Progress::Converged);
+    assert_eq!(tell(&mut state, 500, Event::Crashed)[0], Action::Serve(install(2, 2)));
+    // One that comes alone is forgotten.
+    assert_eq!(tell(&mut state, 1400, Event::Crashed)[0], Action::Serve(install(2, 2)));
+    assert_eq!(state.crashes, [at(1400)]);
+    assert_eq!(tell(&mut state, 2299, Event::Crashed)[0], Action::Serve(install(1, 1)));
+    let Progress::CannotConverge(Obstacle::CrashLoop { crashes: 2, within }) = state.progress() else {
+        panic!("{state:?}")
+    };
+    assert_eq!(within, POLICY.crash_window);
+    assert_eq!(
+        state.failed.last().map(|failed| &failed.release),
+        Some(&install(2, 2).release)
+    );
+}
+
+#[test]
+fn where_there_is_nothing_to_go_back_to_a_confirmed_release_that_crashes_is_started_again() {
     let mut state = running_one();
     for second in 300..310 {
         assert_eq!(
@@ -175,7 +198,22 @@ fn a_crash_after_the_confirmation_restarts_and_reverts_nothing() {
             Action::Serve(install(1, 1))
         );
     }
-    assert_eq!(state.progress(), Progress::Converged);
+    assert_eq!((state.progress(), state.crashes.len()), (Progress::Converged, 2));
+}
+
+#[test]
+fn restarts_of_a_device_are_no_crashes_of_a_confirmed_release() {
+    let mut state = running_one();
+    tell(&mut state, 300, assigned(2, 2));
+    settle(&mut state, 301);
+    tell(&mut state, 400, Event::Tick);
+    for second in 401..410 {
+        assert_eq!(
+            tell(&mut state, second, Event::Started)[0],
+            Action::Serve(install(2, 2))
+        );
+    }
+    assert_eq!(state.crashes, []);
 }
 
 #[test]
