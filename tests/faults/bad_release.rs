@@ -8,12 +8,14 @@ use fieldfare_tests::miniature::{DEVICES, Device, Fleet, Setting, model};
 use model::Kind;
 use serde_json::Value;
 
-/// How long a release that crashes later serves, in milliseconds: long enough for its probes and the switch, so short that it has crashed
-/// as often as it may before it is confirmed.
-const SERVES_MS: u32 = 900;
+/// How long a release that crashes later serves, in milliseconds: its device has long found it good by then.
+const SERVES_MS: u32 = 60_000;
 
 /// What a bad release is rolled out with, the gates beside.
 const POLICY: &str = "--waves 1,100% --observe 3 --offline-after 20";
+
+/// The same for one that is bad only after a minute.
+const PATIENT: &str = "--waves 1,100% --observe 70 --offline-after 20";
 
 /// The devices that meet bad releases; the third one sleeps.
 const AWAKE: [&str; 2] = ["north", "south"];
@@ -128,32 +130,37 @@ fn rolls_back(fleet: &Fleet, bad: &Bad, good: &str) {
     }
 }
 
-#[test]
-fn a_bad_release_goes_back_by_itself_and_late_arrivals_never_run_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut fleet = Fleet::without_devices(folder.path(), Setting::calm());
-    let good = import(&fleet, 1, Kind::Nonsense);
-    let at_load = import(&fleet, 2, Kind::Nonsense);
-    let later = import(&fleet, 3, Kind::Nonsense);
-    let slow = import(&fleet, 4, Kind::Slow);
-    let mute = import(&fleet, 5, Kind::Mute);
-    let deaths = format!(
-        "{}:0,{}:{SERVES_MS}",
-        weights(&fleet, &at_load),
-        weights(&fleet, &later)
-    );
+/// Releases that are served, and a fleet whose devices die of some of them: of which, and after how many milliseconds.
+fn fleet(root: &std::path::Path, kinds: &[Kind], deadly: &[(usize, u32)]) -> (Fleet, Vec<String>, Device) {
+    let mut fleet = Fleet::without_devices(root, Setting::calm());
+    let releases: Vec<String> = (1..)
+        .zip(kinds)
+        .map(|(number, kind)| import(&fleet, number, *kind))
+        .collect();
+    let deaths: Vec<String> = deadly
+        .iter()
+        .map(|(release, ms)| format!("{}:{ms}", weights(&fleet, &releases[*release])))
+        .collect();
     let shim = fieldfare().with_file_name("libfieldfare_fault_shim.so");
     let device = Device {
         variables: vec![
             ("LD_PRELOAD".to_owned(), shim.display().to_string()),
-            ("FIELDFARE_FAULT_READER".to_owned(), deaths),
+            ("FIELDFARE_FAULT_READER".to_owned(), deaths.join(",")),
         ],
     };
     for name in DEVICES {
         fleet.add_device(name, &device);
     }
-    fleet.roll_out(&good);
+    fleet.roll_out(&releases[0]);
+    (fleet, releases, device)
+}
 
+#[test]
+fn a_bad_release_goes_back_by_itself_and_late_arrivals_never_run_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let kinds = [Kind::Nonsense, Kind::Nonsense, Kind::Slow, Kind::Mute];
+    let (mut fleet, releases, device) = fleet(folder.path(), &kinds, &[(1, 0)]);
+    let [good, at_load, slow, mute]: [String; 4] = releases.try_into().unwrap();
     let bads = [
         Bad {
             what: "crashes at load",
@@ -163,15 +170,6 @@ fn a_bad_release_goes_back_by_itself_and_late_arrivals_never_run_it() {
             detail: "1",
             says: Some("ended"),
             serves: 0,
-        },
-        Bad {
-            what: "crashes after a while",
-            release: later,
-            policy: POLICY.to_owned(),
-            gate: "crash",
-            detail: "at most 0",
-            says: Some("the serving process ended"),
-            serves: 2,
         },
         Bad {
             what: "is too slow",
@@ -206,5 +204,24 @@ fn a_bad_release_goes_back_by_itself_and_late_arrivals_never_run_it() {
             assert!(!ever_served(&fleet, name, &bad.release), "{name} ran what {}", bad.what);
         }
     }
+    fleet.supervisor.stop();
+}
+
+#[test]
+fn a_release_that_crashes_after_a_minute_goes_back_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let kinds = [Kind::Nonsense, Kind::Nonsense];
+    let (fleet, releases, _) = fleet(folder.path(), &kinds, &[(1, SERVES_MS)]);
+    let [good, later]: [String; 2] = releases.try_into().unwrap();
+    let bad = Bad {
+        what: "crashes after a minute",
+        release: later,
+        policy: PATIENT.to_owned(),
+        gate: "crash",
+        detail: "at most 0",
+        says: Some("the serving process ended"),
+        serves: 1,
+    };
+    rolls_back(&fleet, &bad, &good);
     fleet.supervisor.stop();
 }
