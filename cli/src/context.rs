@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use fieldfare_files::{self as files, Secrecy};
 use fieldfare_fleet::TrainerName;
-use fieldfare_member::files;
 use fieldfare_release::tuf::{SigningKey, TrustedState};
 use fieldfare_tls::{Endpoint, Identity};
 use ring::rand::SystemRandom;
@@ -132,11 +132,7 @@ impl Contexts {
     /// The file cannot be read.
     pub fn current(&self) -> Result<Option<String>> {
         let path = self.root.join("current");
-        match fs::read_to_string(&path) {
-            Ok(name) => Ok(Some(name.trim().to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-        }
+        Ok(files::read_text(&path)?.map(|name| name.trim().to_owned()))
     }
 
     /// Makes a context the current one.
@@ -171,7 +167,6 @@ impl Contexts {
         })?;
         let endpoints: Endpoints = serde_json::from_slice(&endpoints).context("reading endpoints.json")?;
         let context = self.context(name)?;
-        fs::create_dir_all(&context.folder).with_context(|| format!("creating {}", context.folder.display()))?;
         if let Ok(Some(present)) = Identity::load(&context.folder)
             && present.bundle().domain() != identity.bundle().domain()
         {
@@ -263,9 +258,8 @@ impl Context {
     /// The file is there and no key.
     pub fn offline_key(&self, key: OfflineKey) -> Result<Option<SigningKey>> {
         let path = self.folder.join(key.file());
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.with_context(|| format!("reading {}", path.display()))?,
+        let Some(text) = files::read_text(&path)? else {
+            return Ok(None);
         };
         let key = SigningKey::from_pem(&text, &SystemRandom::new());
         key.map(Some).with_context(|| format!("reading {}", path.display()))
@@ -290,9 +284,7 @@ impl Context {
     /// It cannot be renamed.
     pub fn replace_offline_key(&self, key: OfflineKey, by: OfflineKey) -> Result<()> {
         let (from, to) = (self.folder.join(by.file()), self.folder.join(key.file()));
-        fs::rename(&from, &to).with_context(|| format!("renaming {}", from.display()))?;
-        let synced = fs::File::open(&self.folder).and_then(|folder| folder.sync_all());
-        synced.with_context(|| format!("syncing {}", self.folder.display()))
+        Ok(files::rename(&from, &to)?)
     }
 
     /// What was last seen of the release repository; `None` before `release init`.
@@ -301,15 +293,11 @@ impl Context {
     /// The file is there and unreadable.
     pub fn trust(&self) -> Result<Option<TrustedState>> {
         let path = self.folder.join("trust.json");
-        match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            bytes => {
-                let bytes = bytes.with_context(|| format!("reading {}", path.display()))?;
-                TrustedState::from_bytes(&bytes)
-                    .map(Some)
-                    .with_context(|| format!("reading {}", path.display()))
-            }
-        }
+        let Some(bytes) = files::read(&path)? else {
+            return Ok(None);
+        };
+        let state = TrustedState::from_bytes(&bytes);
+        state.map(Some).with_context(|| format!("reading {}", path.display()))
     }
 
     /// Keeps what was seen of the release repository.
@@ -323,8 +311,10 @@ impl Context {
 
 /// Writes a file for its owner alone, whole or not at all, and the folder it lies in.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    path.parent().map_or(Ok(()), files::make_folder)?;
-    Ok(files::replace(path, bytes)?)
+    if let Some(folder) = path.parent() {
+        files::make_folder(folder, Secrecy::Secret)?;
+    }
+    Ok(files::replace(path, bytes, Secrecy::Secret)?)
 }
 
 #[cfg(test)]

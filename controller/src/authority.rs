@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use fieldfare_files::{self as files, Secrecy};
 use fieldfare_fleet::Timestamp;
 use fieldfare_tls::{
     AuthorityCertificate, CertificateAuthority, Identity, PrivateKey, SerialNumber, TimeSource, TrustBundle,
@@ -18,7 +19,7 @@ use fieldfare_tls::{
 
 use crate::clock::random_bytes;
 use crate::config::{Authority, AuthorityStep};
-use crate::folder::{Folder, Secrecy, read, write};
+use crate::folder::{Folder, read, write};
 use crate::init::{identity, load_fleet};
 use crate::limits::{AUTHORITY_LIFETIME, CERTIFICATE_BACKDATING, CERTIFICATE_LIFETIME};
 
@@ -113,7 +114,8 @@ pub fn step(options: &Authority, clock: &TimeSource) -> Result<String> {
                 bail!("there is no authority to retire: `authority switch` comes first");
             }
             old_enough(&previous, "replaced", options.early, clock)?;
-            fs::remove_file(&previous).with_context(|| format!("removing {}", previous.display()))?;
+            files::remove(&previous)?;
+            files::sync_parent(&previous)?;
             "the authority before is no longer trusted from the controller's next start on: restart it"
         }
     };
@@ -127,13 +129,10 @@ fn change_places(folder: &Folder) -> Result<()> {
         (folder.next_authority_key(), folder.authority_key()),
         (folder.next_authority_certificate(), folder.authority_certificate()),
     ] {
-        match fs::rename(&from, &to) {
+        match files::rename(&from, &to) {
             // Done before an interruption: the key goes first.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed.with_context(|| format!("renaming {}", from.display()))?,
-        }
-        if let Some(parent) = to.parent() {
-            fs::File::open(parent).and_then(|parent| parent.sync_all())?;
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => files::sync_parent(&to)?,
+            renamed => renamed?,
         }
     }
     Ok(())

@@ -1,9 +1,9 @@
 //! The folder of a fleet: where keys, certificates, the store and the blobs lie.
 
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_store::Location;
 use serde::{Deserialize, Serialize};
 
@@ -36,26 +36,6 @@ pub struct EndpointsFile {
     pub artifacts: String,
     /// Plain HTTP address of metrics and health checks.
     pub metrics: String,
-}
-
-/// A file of the folder that cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", path.display())]
-pub struct FileError {
-    /// The file.
-    pub path: PathBuf,
-    /// What the system says.
-    #[source]
-    pub source: io::Error,
-}
-
-/// Whether others on the machine may read a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Secrecy {
-    /// A private key: its owner alone.
-    Secret,
-    /// Anything else.
-    Public,
 }
 
 impl Folder {
@@ -156,52 +136,22 @@ impl Folder {
     }
 }
 
-/// Reads a file as text.
+/// Reads a file, which must be there, as text.
+///
+/// # Errors
+/// It is not there, is no text, or the system refuses.
 pub fn read(path: &Path) -> Result<String, FileError> {
-    fs::read_to_string(path).map_err(|source| FileError {
-        path: path.to_owned(),
-        source,
-    })
+    let missing = || FileError::of("open", path)(io::ErrorKind::NotFound.into());
+    files::read_text(path)?.ok_or_else(missing)
 }
 
-/// Writes a file so that whoever reads it sees the old or the new content, never a part; it and its folder are synced.
+/// Replaces a file whole or not at all, in a folder that is made if need be.
+///
+/// # Errors
+/// The system refuses.
 pub fn write(path: &Path, content: &str, secrecy: Secrecy) -> Result<(), FileError> {
-    write_atomically(path, content, secrecy).map_err(|source| FileError {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Makes a folder and those above it. Each that is new survives a power cut, so that what is synced in it does.
-pub fn make(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() || folder.as_os_str().is_empty() {
-        return Ok(());
+    if let Some(folder) = path.parent() {
+        files::make_folder(folder, Secrecy::Public)?;
     }
-    let above = folder.parent().filter(|above| !above.as_os_str().is_empty());
-    above.map_or(Ok(()), make)?;
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
-        made => made?,
-    }
-    fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn write_atomically(path: &Path, content: &str, secrecy: Secrecy) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    make(folder)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = folder.join(name);
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(if secrecy == Secrecy::Secret { 0o600 } else { 0o644 });
-    }
-    let mut file = options.open(&temporary)?;
-    file.write_all(content.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(folder)?.sync_all()
+    files::replace(path, content.as_bytes(), secrecy)
 }

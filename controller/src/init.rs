@@ -1,6 +1,7 @@
 //! `init`: makes the keys and the store of a new fleet, and the first operator's credential.
 
 use anyhow::{Context, Result, bail};
+use fieldfare_files::{Secrecy, make_folder};
 use fieldfare_proto::v1::{FleetRecord, KeyRecord, PrincipalRecord, TokenRole};
 use fieldfare_release::tuf::SigningKey;
 use fieldfare_store::Store;
@@ -13,7 +14,7 @@ use ring::rand::SystemRandom;
 use crate::authority::{self, Authorities};
 use crate::clock::unix_ms;
 use crate::config::{Init, NextOnlineKeys};
-use crate::folder::{FleetFile, Folder, Secrecy, read, write};
+use crate::folder::{FleetFile, Folder, read, write};
 use crate::keys::Keys;
 use crate::records::{Records, attempt};
 use crate::refusal::Refusal;
@@ -39,7 +40,7 @@ pub async fn init(options: &Init, clock: &TimeSource) -> Result<Outcome> {
     if folder.fleet().exists() {
         return Ok(Outcome::Present(load_fleet(&folder)?));
     }
-    crate::folder::make(&folder.blobs()).with_context(|| format!("creating {}", folder.blobs().display()))?;
+    make_folder(&folder.blobs(), Secrecy::Public)?;
     let authority = authority(&folder, &options.domain, clock)?;
     online_key(&folder.snapshot_key())?;
     online_key(&folder.timestamp_key())?;

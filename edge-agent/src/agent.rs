@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use fieldfare_audit::writer::Writer;
+use fieldfare_files as files;
 use fieldfare_member::enrolment::keep_certificate;
-use fieldfare_member::files;
 use fieldfare_proto::v1::RoundInvitation;
 use fieldfare_release::Sha256Digest;
 use fieldfare_service::limits::DRAIN_TIMEOUT;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use fieldfare_audit::limits::SEGMENT_BYTES;
 use fieldfare_audit::log::{Log, OpenError, Opened, Settings};
 use fieldfare_audit::writer::{Handle, Host, Unwritten, Writer};
-use fieldfare_member::files;
+use fieldfare_files as files;
 use fieldfare_proto::v1::audit_record::Event;
 use fieldfare_proto::v1::{AuditGap, AuditInference, AuditModelChange, AuditOpened, AuditRecord};
 use prost::Message;

@@ -4,8 +4,8 @@
 
 use std::fmt;
 
+use fieldfare_files as files;
 use fieldfare_fleet::Timestamp;
-use fieldfare_member::files;
 use fieldfare_release::tuf::TrustedState;
 use fieldfare_tls::ValidityWindow;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use fieldfare_files::{self as files, FileError};
 use fieldfare_fleet::{ByteSize, CapabilityProfile, Digest, Labels};
-use fieldfare_member::files::{self, FileError};
 use fieldfare_privacy::Budget;
 use fieldfare_tls::Endpoint;
 use serde::{Deserialize, Serialize};

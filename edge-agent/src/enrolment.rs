@@ -1,9 +1,9 @@
 //! Enrolment: how the device joins, and what it is configured to be from then on.
 
+use fieldfare_files::{FileError, Secrecy, replace_json};
 use fieldfare_fleet::limits::MAX_NAME_BYTES;
 use fieldfare_fleet::{ByteSize, CapabilityProfile, reference_profile};
 use fieldfare_member::enrolment::{Applicant, EnrolmentError, admit, join};
-use fieldfare_member::files::{FileError, replace_json};
 use fieldfare_tls::{Identity, JoinRole, JoinToken, StorageError, TimeSource};
 
 use crate::args;
@@ -50,8 +50,8 @@ pub async fn enrol(arguments: &args::Enrol, time: &TimeSource) -> Result<Identit
     };
     let identity = join(&token, applicant, time).await?;
     // The identity is last: a folder with an identity has everything else.
-    replace_json(&folder.config(), &config)?;
-    replace_json(&folder.settings(), &settings)?;
+    replace_json(&folder.config(), &config, Secrecy::Secret)?;
+    replace_json(&folder.settings(), &settings, Secrecy::Secret)?;
     identity.save(&folder.identity())?;
     Ok(identity)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fieldfare_member::files::{FileError, make_folder};
+use fieldfare_files::{FileError, Secrecy, make_folder};
 
 /// Where everything of one agent lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +24,9 @@ impl Folder {
     /// # Errors
     /// The system refuses.
     pub fn create(&self) -> Result<(), FileError> {
-        make_folder(&self.0)?;
-        make_folder(&self.blobs())?;
-        make_folder(&self.manifests())
+        make_folder(&self.0, Secrecy::Secret)?;
+        make_folder(&self.blobs(), Secrecy::Secret)?;
+        make_folder(&self.manifests(), Secrecy::Secret)
     }
 
     /// Key, chain and authorities.

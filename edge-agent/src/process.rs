@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use fieldfare_member::files::{self, FileError};
+use fieldfare_files::{self as files, FileError, Secrecy};
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::process::{Child, Command};
 
@@ -149,7 +149,11 @@ pub fn length(path: &Path) -> u64 {
 /// # Errors
 /// The system refuses.
 pub fn announce(path: &Path, api: std::net::SocketAddr) -> Result<(), FileError> {
-    files::replace_json(path, &serde_json::json!({ "api": format!("http://{api}") }))
+    files::replace_json(
+        path,
+        &serde_json::json!({ "api": format!("http://{api}") }),
+        Secrecy::Secret,
+    )
 }
 
 #[cfg(test)]
@@ -178,7 +182,7 @@ mod tests {
     #[test]
     fn an_error_is_said_with_its_causes_once() {
         let inner = io::Error::other("disk");
-        let outer = FileError::Io {
+        let outer = FileError {
             action: "read",
             path: "/x".into(),
             source: inner,

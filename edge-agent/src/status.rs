@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::args::Output;
 use crate::folder::Folder;
 use crate::limits::LOCAL_API_TIMEOUT;
-use fieldfare_member::files::{self, FileError};
+use fieldfare_files::{self as files, FileError};
 
 /// Why the agent of a folder says nothing.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fieldfare_member::files::FileError;
+use fieldfare_files::FileError;
 use fieldfare_member::patience::{self, unless_silent};
 use fieldfare_release::{ArtifactError, ArtifactVerifier, Sha256Digest};
 use fieldfare_tls::limits::{CONNECT_TIMEOUT, IDLE_CONNECTION};
@@ -221,7 +221,7 @@ impl Artifacts {
             async move {
                 let file = tokio::fs::File::open(&path)
                     .await
-                    .map_err(FileError::io("open", &path))?;
+                    .map_err(FileError::of("open", &path))?;
                 Ok(ReaderStream::with_capacity(file, CHUNK_BYTES))
             }
         };

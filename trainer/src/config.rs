@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use fieldfare_member::files::{self, FileError};
+use fieldfare_files::{self as files, FileError};
 use fieldfare_tls::Endpoint;
 use serde::{Deserialize, Serialize};
 

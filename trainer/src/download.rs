@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use fieldfare_member::files::{self, FileError};
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_release::{ArtifactError, Sha256Digest};
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode};
@@ -203,7 +203,7 @@ impl Download<'_> {
             StatusCode::PARTIAL_CONTENT => received,
             // Nothing is left after what we have: it is whole, if the server means the same file.
             StatusCode::RANGE_NOT_SATISFIABLE if received > 0 => {
-                fs::remove_file(self.part()).map_err(FileError::io("remove", &self.part()))?;
+                files::remove(&self.part())?;
                 return Ok(Ended::Broken(Broken::Status(status)));
             }
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
@@ -290,7 +290,11 @@ impl Download<'_> {
     fn remember_version(&self, headers: &HeaderMap) -> Result<(), DownloadError> {
         let strong = |text: &&str| text.starts_with('"');
         match headers.get(ETAG).and_then(|value| value.to_str().ok()).filter(strong) {
-            Some(version) => Ok(files::replace(&self.beside(".etag"), version.as_bytes())?),
+            Some(version) => Ok(files::replace(
+                &self.beside(".etag"),
+                version.as_bytes(),
+                Secrecy::Secret,
+            )?),
             None => Ok(()),
         }
     }
@@ -307,8 +311,8 @@ impl Download<'_> {
             .create(true)
             .append(true)
             .open(&part)
-            .map_err(FileError::io("open", &part))?;
-        file.set_len(start).map_err(FileError::io("cut", &part))?;
+            .map_err(FileError::of("open", &part))?;
+        file.set_len(start).map_err(FileError::of("cut", &part))?;
         let mut received = start;
         loop {
             let chunk = match tokio::time::timeout(DOWNLOAD_SILENCE, response.chunk()).await {
@@ -320,13 +324,13 @@ impl Download<'_> {
             received += chunk.len() as u64;
             if received > announced {
                 drop(file);
-                fs::remove_file(&part).map_err(FileError::io("remove", &part))?;
+                files::remove(&part)?;
                 return Err(self.lies(format!("it announced {announced} bytes and sends more")));
             }
-            file.write_all(&chunk).map_err(FileError::io("write", &part))?;
+            file.write_all(&chunk).map_err(FileError::of("write", &part))?;
             progress(received, announced);
         }
-        file.sync_all().map_err(FileError::io("sync", &part))?;
+        file.sync_all().map_err(FileError::of("sync", &part))?;
         Ok(if received == announced {
             Ended::Whole
         } else {
@@ -338,13 +342,12 @@ impl Download<'_> {
         let part = self.part();
         let found = match self.verified(&part) {
             Err(DownloadError::Content { url, source }) => {
-                fs::remove_file(&part).map_err(FileError::io("remove", &part))?;
+                files::remove(&part)?;
                 return Err(DownloadError::Content { url, source });
             }
             found => found?,
         };
-        fs::rename(&part, self.path).map_err(FileError::io("rename", &part))?;
-        files::sync_parent(self.path)?;
+        files::rename(&part, self.path)?;
         Ok(Downloaded {
             path: self.path.to_owned(),
             ..found
@@ -378,12 +381,12 @@ impl Download<'_> {
 
 /// Digest and length of a file.
 pub(crate) fn digest_of(path: &Path) -> Result<(Sha256Digest, u64), FileError> {
-    let mut file = File::open(path).map_err(FileError::io("open", path))?;
+    let mut file = File::open(path).map_err(FileError::of("open", path))?;
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     let mut buffer = vec![0; 1 << 16];
     let mut length = 0;
     loop {
-        let read = file.read(&mut buffer).map_err(FileError::io("read", path))?;
+        let read = file.read(&mut buffer).map_err(FileError::of("read", path))?;
         if read == 0 {
             break;
         }

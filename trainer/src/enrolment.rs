@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use fieldfare_files::{FileError, Secrecy, replace_json};
 use fieldfare_member::enrolment::{Applicant, EnrolmentError, admit, join};
-use fieldfare_member::files::{FileError, replace_json};
 use fieldfare_tls::{Identity, JoinRole, StorageError, TimeSource};
 
 use crate::config::{self, SCHEMA, TrainerConfig};
@@ -44,7 +44,7 @@ pub async fn enrol(options: &config::Enrol, time: &TimeSource) -> Result<Identit
         endpoints: token.endpoints.iter().map(ToString::to_string).collect(),
     };
     // The identity is last: a folder with an identity has everything else.
-    replace_json(&folder.config(), &config)?;
+    replace_json(&folder.config(), &config, Secrecy::Secret)?;
     identity.save(&folder.identity())?;
     Ok(identity)
 }

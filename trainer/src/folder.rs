@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fieldfare_member::files::{self, FileError};
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_release::tuf::{KeyError, SigningKey};
 use ring::rand::SecureRandom;
 
@@ -43,7 +43,7 @@ impl Folder {
     /// # Errors
     /// The system refuses.
     pub fn create(&self) -> Result<(), FileError> {
-        files::make_folder(&self.0)
+        files::make_folder(&self.0, Secrecy::Secret)
     }
 
     /// Key, chain and authorities.
@@ -75,7 +75,7 @@ impl Folder {
     /// The system refuses.
     pub fn job(&self, job: &str) -> Result<PathBuf, FileError> {
         let path = self.0.join("jobs").join(job);
-        files::make_folder(&path)?;
+        files::make_folder(&path, Secrecy::Secret)?;
         Ok(path)
     }
 
@@ -101,7 +101,7 @@ impl Folder {
             return SigningKey::from_pem(&text, rng).map_err(wrong);
         }
         let key = SigningKey::generate(rng).map_err(wrong)?;
-        files::replace(&path, key.to_pem().as_bytes())?;
+        files::replace(&path, key.to_pem().as_bytes(), Secrecy::Secret)?;
         Ok(key)
     }
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use fieldfare_files::{self as files, Secrecy};
 use fieldfare_member::enrolment::{connect_first, keep_certificate};
-use fieldfare_member::files;
 use fieldfare_proto::PROTOCOL_VERSION;
 use fieldfare_proto::v1::TrainerHello;
 use fieldfare_service::limits::DRAIN_TIMEOUT;
@@ -101,6 +101,7 @@ impl Server {
             &EndpointsFile {
                 rounds: endpoint.to_string(),
             },
+            Secrecy::Secret,
         )?;
         Ok(Self {
             endpoint,

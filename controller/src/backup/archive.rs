@@ -1,12 +1,12 @@
 //! The file: written under another name until it is whole, and read to its end before anything in it counts.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use fieldfare_files::{Secrecy, create, rename, staged};
 use fieldfare_fleet::Timestamp;
 use fieldfare_release::{ArtifactVerifier, Sha256Digest};
 use futures_util::TryStreamExt;
@@ -44,22 +44,12 @@ impl Drop for Temporary {
 
 impl Writer {
     /// Begins a file that nobody else may read.
-    pub(super) fn create(target: &Path, now: Timestamp) -> io::Result<Self> {
+    pub(super) fn create(target: &Path, now: Timestamp) -> Result<Self> {
         if target.exists() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists already"));
+            bail!("the file exists already");
         }
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let temporary = target.with_file_name(name);
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let temporary = staged(target);
+        let file = create(&temporary, Secrecy::Secret)?;
         Ok(Self {
             out: BufWriter::new(file),
             temporary: Temporary(temporary),
@@ -124,15 +114,13 @@ impl Writer {
     }
 
     /// Ends the file: it is on disk, and has its name. Gives its length.
-    pub(super) fn finish(mut self) -> io::Result<u64> {
+    pub(super) fn finish(mut self) -> Result<u64> {
         let sums = std::mem::take(&mut self.sums);
         self.add(SUMS, sums.as_bytes())?;
         self.write(&[0; 2 * BLOCK as usize])?;
         self.out.flush()?;
         self.out.get_ref().sync_all()?;
-        fs::rename(&self.temporary.0, &self.target)?;
-        let folder = self.target.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        rename(&self.temporary.0, &self.target)?;
         Ok(self.written)
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use fieldfare_files::{Secrecy, make_folder};
 use fieldfare_fleet::{JobName, TenantName};
 use fieldfare_proto::v1::{ExportRecordsResponse, FleetRecord, JobRecord, JobStatusRecord, StoredRecord};
 use fieldfare_release::Sha256Digest;
@@ -19,7 +20,7 @@ use super::{BLOBS, FLEET, HEADER, Header, KEPT, RECORDS, SCHEMA, SUMS, epoch, mo
 use crate::blobs::Blobs;
 use crate::clock::unix_ms;
 use crate::config::Restore;
-use crate::folder::{Folder, Secrecy, write};
+use crate::folder::{Folder, write};
 use crate::keys::{Keys, Place};
 use crate::limits::BLOB_PART_BYTES;
 use crate::records::{Record, decode_at};
@@ -87,7 +88,7 @@ pub async fn restore(options: &Restore, clock: &TimeSource) -> Result<Restored> 
     let epoch = epoch::next(contents.fleet.generation().epoch, now.unix_ms());
     let folder = Folder::at(&options.into);
     empty(folder.root()).with_context(|| format!("--into {}", options.into.display()))?;
-    std::fs::create_dir_all(folder.blobs()).with_context(|| format!("creating {}", folder.blobs().display()))?;
+    make_folder(&folder.blobs(), Secrecy::Public)?;
     let location = folder.store(options.store.as_ref());
     let store = Store::open(&location).await.context("--store")?;
     let held = store.list(List::under(&Prefix::root()).limit(1)).await?;

@@ -3,10 +3,9 @@
 //! They lie in the fleet's folder, and beside them, for a while, the next ones. Which of them signs is the root's word: a key that the
 //! root does not name signs nothing, and a key that it names is used at once.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
+use fieldfare_files::rename;
 use fieldfare_release::tuf::{OnlineRoles, RoleType, Root, SigningKey, Version};
 use ring::rand::SystemRandom;
 
@@ -127,18 +126,10 @@ impl OnlineKeys {
             let Some(key) = load_if_there(&next)? else { continue };
             let named = &root.roles.get(role).keyids;
             if named.contains(key.id()) && !named.contains(load(&present)?.id()) {
-                replace(&next, &present).map_err(|error| Refusal::broken("changing an online key", error))?;
+                rename(&next, &present).map_err(|error| Refusal::broken("changing an online key", error))?;
                 tracing::info!(%role, key = %key.id(), "the root names another online key");
             }
         }
         Ok(())
-    }
-}
-
-fn replace(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)?;
-    match to.parent() {
-        Some(folder) => fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use fieldfare_audit::writer::Writer;
+use fieldfare_files::Secrecy;
 use fieldfare_fleet::TenantName;
 use fieldfare_proto::v1::FleetRecord;
 use fieldfare_proto::v1::device_gateway_server::DeviceGatewayServer;
@@ -33,7 +34,7 @@ use crate::blobs::Blobs;
 use crate::clock::random_bytes;
 use crate::config::Run;
 use crate::enrolment::EnrolmentService;
-use crate::folder::{EndpointsFile, Folder, Secrecy, write};
+use crate::folder::{EndpointsFile, Folder, write};
 use crate::gateway::DeviceGatewayService;
 use crate::init::{load_fleet, own_identity};
 use crate::jobs::TrainerGatewayService;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 
-use fieldfare_audit::disk::LogFolder;
+use fieldfare_audit::folder::LogFolder;
 use fieldfare_audit::read::{Trust, examine};
 use fieldfare_controller_peers::device::obedient;
 use fieldfare_controller_peers::release::{Signer, release};

@@ -10,7 +10,7 @@
 //!
 //! Time is always an argument, in milliseconds since 1970.
 
-pub mod disk;
+pub mod folder;
 pub mod frame;
 pub mod head;
 pub mod limits;

@@ -12,12 +12,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use fieldfare_files::{self as files, FileError, Secrecy, Staged};
 use fieldfare_release::tuf::{KeyError, PublicKey, SigningKey};
 use ring::rand::SystemRandom;
 
 pub use open::{OpenError, Opened};
 
-use crate::disk::{self, DiskError, LogFolder, Staged};
+use crate::folder::LogFolder;
 use crate::frame::{self, Kind};
 use crate::head::{Removal, TreeHead};
 use crate::limits::MAX_RECORD_BYTES;
@@ -50,7 +51,7 @@ pub enum LogError {
     },
     /// The disk refuses.
     #[error(transparent)]
-    Disk(#[from] DiskError),
+    Disk(#[from] FileError),
     /// The head cannot be signed.
     #[error("the head of the audit log cannot be signed")]
     Key(#[from] KeyError),
@@ -120,11 +121,11 @@ impl Log {
     }
 
     /// Cuts off what a failed write may have left.
-    fn mend(&mut self) -> Result<(), DiskError> {
+    fn mend(&mut self) -> Result<(), FileError> {
         if self.spilt {
             self.file
                 .set_len(self.now.end)
-                .map_err(DiskError::of("truncate", &self.path()))?;
+                .map_err(FileError::of("truncate", &self.path()))?;
             self.spilt = false;
         }
         Ok(())
@@ -147,10 +148,10 @@ impl Log {
         Ok(index)
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), FileError> {
         if let Err(error) = self.file.write_all_at(bytes, self.now.end) {
             self.spilt = true;
-            return Err(DiskError::of("write", &self.path())(error));
+            return Err(FileError::of("write", &self.path())(error));
         }
         self.now.end += bytes.len() as u64;
         Ok(())
@@ -188,7 +189,7 @@ impl Log {
 
     fn prepare(&mut self, at_unix_ms: u64) -> Result<(String, Staged), LogError> {
         self.mend()?;
-        self.file.sync_data().map_err(DiskError::of("sync", &self.path()))?;
+        self.file.sync_data().map_err(FileError::of("sync", &self.path()))?;
         let head = TreeHead {
             origin: self.origin.clone(),
             size: self.size(),
@@ -196,7 +197,7 @@ impl Log {
             at_unix_ms,
         };
         let note = head.sign(&self.key, &self.rng)?;
-        let staged = Staged::write(&self.folder.checkpoint(), note.as_bytes())?;
+        let staged = Staged::write(&self.folder.checkpoint(), note.as_bytes(), Secrecy::Secret)?;
         Ok((note, staged))
     }
 
@@ -209,10 +210,10 @@ impl Log {
         let _ = self.mend();
     }
 
-    fn rotate(&mut self, note: &str) -> Result<(), DiskError> {
+    fn rotate(&mut self, note: &str) -> Result<(), FileError> {
         // The next segment must not be there while the end of this one may still vanish.
         self.mend()?;
-        self.file.sync_data().map_err(DiskError::of("sync", &self.path()))?;
+        self.file.sync_data().map_err(FileError::of("sync", &self.path()))?;
         let (file, end) = begin_segment(&self.folder, &self.now.tree, note)?;
         let (first, bytes) = (self.first, self.now.end);
         self.closed.push(Closed { first, bytes });
@@ -224,7 +225,7 @@ impl Log {
     }
 
     /// Removes the oldest segments while there is too much, and says so first.
-    fn prune(&mut self, at_unix_ms: u64) -> Result<(), DiskError> {
+    fn prune(&mut self, at_unix_ms: u64) -> Result<(), FileError> {
         let mut bytes = self.now.end + self.closed.iter().map(|segment| segment.bytes).sum::<u64>();
         let mut leaving = 0;
         while bytes > self.settings.keep_bytes && leaving < self.closed.len() {
@@ -248,26 +249,26 @@ impl Log {
         let Ok(note) = removal.sign(&self.key, &self.rng) else {
             return Ok(());
         };
-        disk::replace(&self.folder.removed(), note.as_bytes())?;
+        files::replace(&self.folder.removed(), note.as_bytes(), Secrecy::Secret)?;
         self.remove_before(first)
     }
 
-    fn remove_before(&mut self, first: u64) -> Result<(), DiskError> {
+    fn remove_before(&mut self, first: u64) -> Result<(), FileError> {
         while let Some(oldest) = self.closed.first().filter(|segment| segment.first < first) {
-            disk::remove(&self.folder.segment(oldest.first))?;
+            files::remove(&self.folder.segment(oldest.first))?;
             self.closed.remove(0);
         }
-        disk::sync_folder(self.folder.path())
+        files::sync_folder(self.folder.path())
     }
 }
 
 /// Makes the segment that goes on from a tree, whose signed head is given; durable when this returns.
-fn begin_segment(folder: &LogFolder, tree: &Tree, note: &str) -> Result<(File, u64), DiskError> {
+fn begin_segment(folder: &LogFolder, tree: &Tree, note: &str) -> Result<(File, u64), FileError> {
     let path = folder.segment(tree.size());
-    let file = disk::create(&path)?;
+    let file = files::create(&path, Secrecy::Secret)?;
     let bytes = frame::encode_start(tree, note);
-    file.write_all_at(&bytes, 0).map_err(DiskError::of("write", &path))?;
-    file.sync_all().map_err(DiskError::of("sync", &path))?;
-    disk::sync_folder(folder.path())?;
+    file.write_all_at(&bytes, 0).map_err(FileError::of("write", &path))?;
+    file.sync_all().map_err(FileError::of("sync", &path))?;
+    files::sync_folder(folder.path())?;
     Ok((file, bytes.len() as u64))
 }

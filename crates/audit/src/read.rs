@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
+use fieldfare_files::FileError;
 use fieldfare_release::Sha256Digest;
 use fieldfare_release::tuf::PublicKey;
 
-use crate::disk::{self, DiskError, LogFolder};
+use crate::folder::{LogFolder, read_file};
 use crate::frame::{self, HEADER_BYTES, Kind, MAGIC, Next};
 use crate::head::{Removal, TreeHead};
 use crate::limits::{MAX_KEY_BYTES, MAX_NOTE_BYTES};
@@ -48,9 +49,9 @@ fn bad_file(file: &Path, why: impl std::fmt::Display) -> Finding {
     }
 }
 
-fn own_key(folder: &LogFolder) -> Result<Result<PublicKey, Finding>, DiskError> {
+fn own_key(folder: &LogFolder) -> Result<Result<PublicKey, Finding>, FileError> {
     let path = folder.public_key();
-    let Some(bytes) = disk::read(&path, MAX_KEY_BYTES)? else {
+    let Some(bytes) = read_file(&path, MAX_KEY_BYTES)? else {
         return Ok(Err(bad_file(&path, "it is missing")));
     };
     let text = String::from_utf8(bytes).unwrap_or_default();
@@ -62,10 +63,10 @@ fn own_key(folder: &LogFolder) -> Result<Result<PublicKey, Finding>, DiskError> 
 ///
 /// # Errors
 /// The files cannot be read.
-pub fn examine(folder: &LogFolder, trust: &Trust, see: &mut dyn FnMut(u64, &[u8])) -> Result<Examined, DiskError> {
+pub fn examine(folder: &LogFolder, trust: &Trust, see: &mut dyn FnMut(u64, &[u8])) -> Result<Examined, FileError> {
     // The checkpoint before the segments: in a log that is being written, there are then records for it.
-    let checkpoint = disk::read(&folder.checkpoint(), MAX_NOTE_BYTES)?;
-    let removed = disk::read(&folder.removed(), MAX_NOTE_BYTES)?;
+    let checkpoint = read_file(&folder.checkpoint(), MAX_NOTE_BYTES)?;
+    let removed = read_file(&folder.removed(), MAX_NOTE_BYTES)?;
     let segments = folder.segments()?;
     let mut findings = Vec::new();
     let own = own_key(folder)?;
@@ -133,16 +134,16 @@ fn anchor(key: &PublicKey, name: &str, note: &[u8], anchors: &mut Vec<Anchor>, f
 }
 
 /// Shows the verifier every frame of a segment.
-pub(crate) fn walk(path: &Path, verifier: &mut Verifier, see: &mut dyn FnMut(u64, &[u8])) -> Result<(), DiskError> {
-    let file = File::open(path).map_err(DiskError::of("open", path))?;
+pub(crate) fn walk(path: &Path, verifier: &mut Verifier, see: &mut dyn FnMut(u64, &[u8])) -> Result<(), FileError> {
+    let file = File::open(path).map_err(FileError::of("open", path))?;
     let mut reader = BufReader::new(file);
-    if !frame::read_magic(&mut reader).map_err(DiskError::of("read", path))? {
+    if !frame::read_magic(&mut reader).map_err(FileError::of("read", path))? {
         verifier.unreadable_from(0);
         return Ok(());
     }
     let mut offset = MAGIC.len() as u64;
     loop {
-        match frame::read(&mut reader).map_err(DiskError::of("read", path))? {
+        match frame::read(&mut reader).map_err(FileError::of("read", path))? {
             Next::Frame(frame) => {
                 if verifier.frame(offset, &frame) {
                     see(frame.index, &frame.payload);
@@ -162,11 +163,11 @@ pub(crate) fn walk(path: &Path, verifier: &mut Verifier, see: &mut dyn FnMut(u64
 }
 
 /// The tree that a segment goes on from, where its beginning is whole.
-pub(crate) fn start_of(path: &Path, first: u64) -> Result<Option<Tree>, DiskError> {
-    let file = File::open(path).map_err(DiskError::of("open", path))?;
+pub(crate) fn start_of(path: &Path, first: u64) -> Result<Option<Tree>, FileError> {
+    let file = File::open(path).map_err(FileError::of("open", path))?;
     let mut reader = BufReader::new(file);
-    let begins = frame::read_magic(&mut reader).map_err(DiskError::of("read", path))?;
-    let next = frame::read(&mut reader).map_err(DiskError::of("read", path))?;
+    let begins = frame::read_magic(&mut reader).map_err(FileError::of("read", path))?;
+    let next = frame::read(&mut reader).map_err(FileError::of("read", path))?;
     Ok(match next {
         Next::Frame(frame) if begins && frame.intact && frame.kind == Kind::Start && frame.index == first => {
             frame::decode_start(first, &frame.payload).map(|(tree, _)| tree)

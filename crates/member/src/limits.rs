@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// Longest file of state that is read, in bytes: the longest, a trusted state of the release repository, has some hundred KiB.
-pub const STATE_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
-
 /// How long one step of an enrolment stream may take: the controller signs one certificate.
 pub const ENROLMENT_TIMEOUT: Duration = Duration::from_secs(30);
 

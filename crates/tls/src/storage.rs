@@ -3,10 +3,10 @@
 //! Three files cannot be renamed at once, so saving keeps a redo log: all three are written beside the old ones as `*.new`
 //! and synced, then the empty file `commit` says that they count. Whoever finds `commit` finishes the renames.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use fieldfare_files::{self as files, FileError, Secrecy, staged};
 
 use crate::certificate::AuthorityCertificate;
 use crate::identity::{Identity, IdentityError};
@@ -25,16 +25,8 @@ const COMMIT: &str = "commit";
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The system refuses to read or write.
-    #[error("cannot {action} {path}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A file is longer than any of ours, or is not text.
     #[error("{path} is not a PEM text of at most {MAX_PEM_BYTES} bytes")]
     NotPem {
@@ -79,15 +71,6 @@ pub enum StorageError {
     },
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
-    let path = path.to_owned();
-    move |source| StorageError::Io { action, path, source }
-}
-
-fn staged(directory: &Path, name: &str) -> PathBuf {
-    directory.join(format!("{name}.new"))
-}
-
 impl Identity {
     /// Saves the identity in a directory, which is made if need be (mode 0700), in files of mode 0600. After a crash at any
     /// point [`Self::load`] finds either the old identity whole or this one.
@@ -95,17 +78,7 @@ impl Identity {
     /// # Errors
     /// When the system refuses.
     pub fn save(&self, directory: &Path) -> Result<(), StorageError> {
-        if !directory.is_dir() {
-            let mut builder = fs::DirBuilder::new();
-            builder
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
-                .map_err(failed("make", directory))?;
-            // Whatever is synced in it is lost with a name that was not.
-            let above = directory.parent().filter(|above| !above.as_os_str().is_empty());
-            sync_directory(above.unwrap_or(Path::new(".")))?;
-        }
+        files::make_folder(directory, Secrecy::Secret)?;
         finish(directory)?;
         let authorities: Vec<_> = self.bundle().authorities().iter().map(|a| a.der().clone()).collect();
         let texts = [
@@ -114,11 +87,11 @@ impl Identity {
             pem::certificates(&authorities),
         ];
         for (name, text) in FILES.into_iter().zip(texts) {
-            write_synced(&staged(directory, name), text.as_bytes())?;
+            files::write(&staged(&directory.join(name)), text.as_bytes(), Secrecy::Secret)?;
         }
-        sync_directory(directory)?;
-        write_synced(&directory.join(COMMIT), b"")?;
-        sync_directory(directory)?;
+        files::sync_folder(directory)?;
+        files::write(&directory.join(COMMIT), b"", Secrecy::Secret)?;
+        files::sync_folder(directory)?;
         finish(directory)
     }
 
@@ -138,10 +111,11 @@ impl Identity {
     pub fn look(directory: &Path) -> Result<Option<Self>, StorageError> {
         let committed = directory.join(COMMIT).exists();
         Self::assemble(directory, |name| {
-            let new = staged(directory, name);
+            let place = directory.join(name);
+            let new = staged(&place);
             match committed && new.exists() {
                 true => new,
-                false => directory.join(name),
+                false => place,
             }
         })
     }
@@ -186,47 +160,22 @@ fn finish(directory: &Path) -> Result<(), StorageError> {
         return Ok(());
     }
     for name in FILES {
-        let new = staged(directory, name);
-        match fs::rename(&new, directory.join(name)) {
+        let place = directory.join(name);
+        match std::fs::rename(staged(&place), &place) {
             // Renamed before the crash.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed.map_err(failed("rename", &new))?,
+            renamed => renamed.map_err(FileError::of("rename", &staged(&place)))?,
         }
     }
-    sync_directory(directory)?;
-    fs::remove_file(&commit).map_err(failed("remove", &commit))?;
-    sync_directory(directory)
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
-    // A file that a crash left behind is replaced, never reused: its mode may be another.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", path)(error)),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed("create", path))?;
-    file.write_all(bytes).map_err(failed("write", path))?;
-    file.sync_all().map_err(failed("sync", path))
-}
-
-fn sync_directory(directory: &Path) -> Result<(), StorageError> {
-    File::open(directory)
-        .and_then(|d| d.sync_all())
-        .map_err(failed("sync", directory))
+    files::sync_folder(directory)?;
+    files::remove(&commit)?;
+    Ok(files::sync_folder(directory)?)
 }
 
 fn read(path: &Path) -> Result<String, StorageError> {
-    let file = File::open(path).map_err(failed("open", path))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_PEM_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed("read", path))?;
     let not_pem = || StorageError::NotPem { path: path.to_owned() };
+    let missing = || FileError::of("open", path)(io::ErrorKind::NotFound.into());
+    let bytes = files::read_start(path, MAX_PEM_BYTES as u64 + 1)?.ok_or_else(missing)?;
     if bytes.len() > MAX_PEM_BYTES {
         return Err(not_pem());
     }
@@ -244,6 +193,7 @@ fn read_certificates(path: &Path) -> Result<Vec<rustls_pki_types::CertificateDer
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use crate::test_fleet::Fleet;
@@ -291,7 +241,7 @@ mod tests {
                 if step > 3 + index {
                     fs::copy(saved_new.join(name), directory.join(name)).unwrap();
                 } else if step > index {
-                    fs::copy(saved_new.join(name), staged(&directory, name)).unwrap();
+                    fs::copy(saved_new.join(name), staged(&directory.join(name))).unwrap();
                 }
             }
             if step >= 3 {

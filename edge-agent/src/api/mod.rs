@@ -13,7 +13,7 @@ use axum::http::{Method, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use fieldfare_member::files::{self, FileError};
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_proto::v1;
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::IdentityHandle;
@@ -93,7 +93,7 @@ pub fn token(folder: &Folder) -> Result<String, ApiStartError> {
         return Ok(known);
     }
     let token = hex::encode(clock::random_bytes::<32>()?);
-    files::replace(&folder.api_token(), format!("{token}\n").as_bytes())?;
+    files::replace(&folder.api_token(), format!("{token}\n").as_bytes(), Secrecy::Secret)?;
     Ok(token)
 }
 

@@ -14,7 +14,7 @@ use crate::config::Settings;
 use crate::folder::Folder;
 use crate::openai::{ApiError, Code};
 use crate::process;
-use fieldfare_member::files::{self, FileError};
+use fieldfare_files::{self as files, FileError, Secrecy};
 
 /// Owns the settings: they are on the disk before anybody sees them.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl SettingsOwner {
     }
 
     fn replace(&self, settings: Settings) -> Result<(), FileError> {
-        files::replace_json(&self.folder.settings(), &settings)?;
+        files::replace_json(&self.folder.settings(), &settings, Secrecy::Secret)?;
         self.current.send_replace(settings);
         Ok(())
     }

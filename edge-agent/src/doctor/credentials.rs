@@ -35,7 +35,7 @@ pub(super) fn identity(folder: &Folder) -> (Option<Identity>, Vec<Check>) {
         )),
         Err(error) => {
             let advice = match &error {
-                StorageError::Io { .. } => "make the folder readable for the user whom the agent runs as",
+                StorageError::File(_) => "make the folder readable for the user whom the agent runs as",
                 StorageError::Identity {
                     source: IdentityError::KeyMismatch { .. },
                     ..

@@ -1,8 +1,8 @@
 //! What must never be lost: the ledger, and the audit log.
 
-use fieldfare_audit::disk::LogFolder;
+use fieldfare_audit::folder::LogFolder;
 use fieldfare_audit::read::{Trust, examine};
-use fieldfare_member::files;
+use fieldfare_files as files;
 use fieldfare_privacy::Epsilon;
 use fieldfare_release::tuf::SigningKey;
 use ring::rand::SystemRandom;

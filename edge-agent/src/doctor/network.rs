@@ -1,7 +1,7 @@
 //! The controllers, and the release repository behind them: reached, and judged.
 
+use fieldfare_files as files;
 use fieldfare_fleet::Timestamp;
-use fieldfare_member::files;
 use fieldfare_release::UnixSeconds;
 use fieldfare_release::tuf::TrustedState;
 use fieldfare_tls::{

@@ -29,7 +29,7 @@ fn takes_bytes(folder: &Path) -> std::io::Result<()> {
     let mut file = File::from(file);
     file.write_all(&[0; 4096])?;
     file.sync_all()?;
-    File::open(folder)?.sync_all()
+    fieldfare_files::sync_folder(folder).map_err(|error| error.source)
 }
 
 /// The disk, written to and counted.

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_fleet::install::Installed;
 use fieldfare_fleet::{ByteSize, Digest};
-use fieldfare_member::files::{self, FileError};
 use fieldfare_release::manifest::{Artifact, Variant};
 use fieldfare_release::names::TargetKind;
 use fieldfare_release::{
@@ -115,7 +115,7 @@ impl Shelf {
     /// The system refuses.
     pub fn keep_manifest(&self, bytes: &[u8]) -> Result<Digest, FileError> {
         let sha256 = digest(&Sha256Digest::of(bytes));
-        files::replace(&self.manifest_path(&sha256), bytes)?;
+        files::replace(&self.manifest_path(&sha256), bytes, Secrecy::Secret)?;
         Ok(sha256)
     }
 

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use fieldfare_member::files;
+use fieldfare_files as files;
 use fieldfare_release::ArtifactVerifier;
 use fieldfare_release::manifest::Artifact;
 use reqwest::{Response, StatusCode};

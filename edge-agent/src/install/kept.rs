@@ -1,9 +1,9 @@
 //! What the agent keeps of its installation beside the bytes, and what it tells the controller about it.
 
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_fleet::install::{InstallPolicy, InstallState, Installed};
 use fieldfare_fleet::rollout::Evidence;
 use fieldfare_fleet::{ByteSize, Generation, Obstacle, Timestamp};
-use fieldfare_member::files::{self, FileError};
 use fieldfare_proto::v1;
 use fieldfare_release::TargetName;
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,7 @@ impl Kept {
     }
 
     pub(super) fn save(&self, folder: &Folder) -> Result<(), FileError> {
-        files::replace_json(&folder.installation(), self)
+        files::replace_json(&folder.installation(), self, Secrecy::Secret)
     }
 }
 

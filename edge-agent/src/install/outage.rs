@@ -1,8 +1,8 @@
 //! The installation while its state cannot be kept, as on a full disk: what serves goes on, and nothing is decided.
 
+use fieldfare_files::FileError;
 use fieldfare_fleet::rollout::Progress;
 use fieldfare_fleet::{Generation, Obstacle};
-use fieldfare_member::files::FileError;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 

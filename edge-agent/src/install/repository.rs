@@ -1,6 +1,6 @@
 //! The release repository over HTTPS: what may be installed, and its bytes.
 
-use fieldfare_member::files::FileError;
+use fieldfare_files::FileError;
 use fieldfare_release::limits::{MAX_MANIFEST_BYTES, MAX_ROOT_BYTES};
 use fieldfare_release::tuf::{
     FileRequest, ListedTarget, Lookup, Purpose, TrustError, TrustedState, Update, UpdateError, VerifiedRepository,

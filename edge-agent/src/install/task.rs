@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use fieldfare_files::FileError;
 use fieldfare_fleet::install::{Action, Event, InstallPolicy, Installed, Stage, StepFailure};
 use fieldfare_fleet::{Generation, Timestamp};
-use fieldfare_member::files::FileError;
 use fieldfare_proto::v1;
 use fieldfare_tls::{Endpoint, IdentityHandle};
 use tokio::sync::{mpsc, watch};

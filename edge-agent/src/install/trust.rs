@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fieldfare_member::files::{self, FileError};
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_release::tuf::{TrustError, TrustedState};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -58,7 +58,7 @@ impl TrustTurn<'_> {
 
     /// Keeps what is trusted now: learnt from what [`Self::read`] gave in this same turn.
     pub(super) fn keep(&self, state: &TrustedState) -> Result<(), FileError> {
-        files::replace(self.path, &state.to_bytes())?;
+        files::replace(self.path, &state.to_bytes(), Secrecy::Secret)?;
         fieldfare_crash::point("agent.trust.persisted");
         Ok(())
     }

@@ -99,9 +99,7 @@ impl PrivateStore {
         let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(path, owner_only).map_err(redb::Error::Io)?;
         // redb syncs the file. A power cut also takes a new file whose name was not synced.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = std::fs::File::open(folder.unwrap_or(Path::new("."))).map_err(redb::Error::Io)?;
-        folder.sync_all().map_err(redb::Error::Io)?;
+        fieldfare_files::sync_parent(path).map_err(|error| redb::Error::Io(error.source))?;
         Self::check_schema(&database)?;
         Ok(database)
     }

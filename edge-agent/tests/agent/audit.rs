@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fieldfare_agent::folder::Folder;
-use fieldfare_audit::disk::LogFolder;
+use fieldfare_audit::folder::LogFolder;
 use fieldfare_audit::read::{Trust, examine};
 use fieldfare_fleet::install::InstallPolicy;
 use fieldfare_lm::quantize::Precision;

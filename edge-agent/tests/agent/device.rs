@@ -16,9 +16,9 @@ use fieldfare_agent::process::Binary;
 use fieldfare_agent::serving::Served;
 use fieldfare_agent::serving::protocol::{Options, Prompt};
 use fieldfare_audit::writer::Writer;
+use fieldfare_files::{self as files, Secrecy};
 use fieldfare_fleet::install::InstallPolicy;
 use fieldfare_fleet::{ByteSize, Labels, Obstacle, reference_profile};
-use fieldfare_member::files;
 use fieldfare_proto::v1::{DesiredModel, DesiredState, Generation, ObservedModel, ObservedState, progress};
 use fieldfare_tls::{Endpoint, Identity, IdentityHandle};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -82,8 +82,8 @@ impl Device {
         };
         let settings = Settings::new(Consent::Given, MODEL_MEMORY);
         let identity = fleet.device();
-        files::replace_json(&folder.config(), &config).unwrap();
-        files::replace_json(&folder.settings(), &settings).unwrap();
+        files::replace_json(&folder.config(), &config, Secrecy::Secret).unwrap();
+        files::replace_json(&folder.settings(), &settings, Secrecy::Secret).unwrap();
         identity.save(&folder.identity()).unwrap();
         Self {
             folder,

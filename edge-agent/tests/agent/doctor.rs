@@ -9,9 +9,9 @@ use std::process::Output;
 use fieldfare_agent::clock;
 use fieldfare_agent::install::Shelf;
 use fieldfare_agent::private::{Offered, PrivateStore};
+use fieldfare_files::{self as files, Secrecy};
 use fieldfare_fleet::Digest;
 use fieldfare_lm::quantize::Precision;
-use fieldfare_member::files;
 use fieldfare_privacy::Budget;
 use fieldfare_release::Sha256Digest;
 use serde_json::{Value, json};
@@ -157,7 +157,7 @@ impl Ward {
     fn change(path: &Path, change: impl FnOnce(&mut Value)) {
         let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         change(&mut value);
-        files::replace_json(path, &value).unwrap();
+        files::replace_json(path, &value, Secrecy::Secret).unwrap();
     }
 
     /// Has another controller.

@@ -124,5 +124,5 @@ impl Running {
 
 /// Makes the clock of an agent that was started with this file wrong by so many milliseconds, from now on.
 pub(crate) fn set_clock(shift: &Path, ms: i64) {
-    fieldfare_member::files::replace(shift, ms.to_string().as_bytes()).unwrap();
+    fieldfare_files::replace(shift, ms.to_string().as_bytes(), fieldfare_files::Secrecy::Secret).unwrap();
 }

@@ -5,9 +5,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use fieldfare_files::{self as files, FileError};
 use fieldfare_lm::engine::Mapping;
 use fieldfare_lm::quantize::{Precision, QuantizeError, quantize};
-use fieldfare_member::files::{self, FileError};
 use fieldfare_proto::v1::BuiltVariant;
 use fieldfare_release::VariantName;
 
@@ -48,7 +48,7 @@ fn write(mapping: &Arc<Mapping>, precision: Precision, path: &Path, stop: &Stop)
     let system = |error| WorkError::interrupted("writing a variant")(error);
     let staged = path.with_extension("part");
     let file = File::create(&staged)
-        .map_err(FileError::io("create", &staged))
+        .map_err(FileError::of("create", &staged))
         .map_err(system)?;
     let mut out = stop.guard(BufWriter::new(file));
     match quantize(mapping, precision, &mut out) {
@@ -56,12 +56,9 @@ fn write(mapping: &Arc<Mapping>, precision: Precision, path: &Path, stop: &Stop)
         Err(error @ QuantizeError::Write(_)) => return Err(WorkError::interrupted("writing a variant")(error)),
         Err(error) => return Err(WorkError::impossible("a variant cannot be built")(error)),
     }
-    out.flush().map_err(FileError::io("write", &staged)).map_err(system)?;
+    out.flush().map_err(FileError::of("write", &staged)).map_err(system)?;
     drop(out);
-    std::fs::rename(&staged, path)
-        .map_err(FileError::io("rename", &staged))
-        .map_err(system)?;
-    files::sync_parent(path).map_err(system)?;
+    files::rename(&staged, path).map_err(system)?;
     let (sha256, length) = digest_of(path).map_err(system)?;
     Ok(Downloaded {
         path: path.to_owned(),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use fieldfare_files::{self as files, Secrecy};
 use fieldfare_fleet::{DeviceId, Digest, RoundId, Timestamp};
-use fieldfare_member::files;
 use fieldfare_proto::v1::{RoundConfiguration, RoundEvent, RoundRef};
 use fieldfare_release::Sha256Digest;
 use prost::Message;
@@ -72,7 +72,7 @@ fn configuration(job: &Job<'_>, path: &Path, id: &RoundId, state: Sha256Digest) 
         .plan
         .configuration(id, state, job.workshop.time.now())
         .encode_to_vec();
-    let kept = files::replace(path, hex::encode(&bytes).as_bytes());
+    let kept = files::replace(path, hex::encode(&bytes).as_bytes(), Secrecy::Secret);
     kept.map_err(WorkError::interrupted("keeping the round's configuration"))?;
     Ok(bytes.into())
 }

@@ -1,14 +1,13 @@
 //! Contributions on disk, under job, round, attempt and device: there before they are acknowledged, and never replaced.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_fleet::{DeviceId, Digest, RoundId};
-use fieldfare_member::files::{self, FileError};
 use fieldfare_release::Sha256Digest;
 
 /// Why a contribution cannot be kept or read.
@@ -71,7 +70,7 @@ impl ContributionStore {
     pub fn open(job_folder: &Path, round: &RoundId) -> Result<Self, StoreError> {
         let name = format!("round-{}.attempt-{}", round.round.0, round.attempt.0);
         let folder = job_folder.join("contributions").join(name);
-        files::make_folder(&folder)?;
+        files::make_folder(&folder, Secrecy::Secret)?;
         // They may have been made just before the process died.
         files::sync_parent(&folder)?;
         if let Some(all) = folder.parent() {
@@ -96,18 +95,10 @@ impl ContributionStore {
         let staged = self
             .folder
             .join(format!("{}.part", self.staged.fetch_add(1, Ordering::Relaxed)));
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&staged)
-            .map_err(FileError::io("create", &staged))?;
-        file.write_all(bytes).map_err(FileError::io("write", &staged))?;
-        file.sync_all().map_err(FileError::io("sync", &staged))?;
+        files::write(&staged, bytes, Secrecy::Secret)?;
         // A link never replaces what is there, as a rename would.
         let linked = fs::hard_link(&staged, &path);
-        fs::remove_file(&staged).map_err(FileError::io("remove", &staged))?;
+        fs::remove_file(&staged).map_err(FileError::of("remove", &staged))?;
         match linked {
             Ok(()) => {
                 files::sync_parent(&path)?;
@@ -117,7 +108,7 @@ impl ContributionStore {
                 Some(kept) if kept.digest != digest(bytes) => Ok(Put::Conflicts(kept.digest)),
                 _ => Ok(Put::Repeated),
             },
-            Err(error) => Err(FileError::io("link", &path)(error).into()),
+            Err(error) => Err(FileError::of("link", &path)(error).into()),
         }
     }
 
@@ -134,7 +125,7 @@ impl ContributionStore {
                 length: bytes.len() as u64,
             })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(FileError::io("read", &path)(error).into()),
+            Err(error) => Err(FileError::of("read", &path)(error).into()),
         }
     }
 
@@ -143,10 +134,10 @@ impl ContributionStore {
     /// # Errors
     /// The system refuses.
     pub fn all(&self) -> Result<Vec<Kept>, StoreError> {
-        let entries = fs::read_dir(&*self.folder).map_err(FileError::io("list", &self.folder))?;
+        let entries = fs::read_dir(&*self.folder).map_err(FileError::of("list", &self.folder))?;
         let mut all = Vec::new();
         for entry in entries {
-            let name = entry.map_err(FileError::io("list", &self.folder))?.file_name();
+            let name = entry.map_err(FileError::of("list", &self.folder))?.file_name();
             // What a crash left half-written has a name that is no device's.
             let Some(device) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
@@ -163,7 +154,7 @@ impl ContributionStore {
     /// The system refuses, or the bytes changed.
     pub fn read(&self, device: &DeviceId, accepted: Digest) -> Result<Vec<u8>, StoreError> {
         let path = self.path(device);
-        let bytes = fs::read(&path).map_err(FileError::io("read", &path))?;
+        let bytes = fs::read(&path).map_err(FileError::of("read", &path))?;
         match digest(&bytes) {
             found if found == accepted => Ok(bytes),
             found => Err(StoreError::Changed {
@@ -179,18 +170,7 @@ impl ContributionStore {
     /// # Errors
     /// The system refuses.
     pub fn remove(&self) -> Result<(), StoreError> {
-        match fs::remove_dir_all(&*self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(FileError::io("remove", &self.folder)(error).into())
-            }
-            _ => {
-                if let Some(parent) = self.folder.parent() {
-                    File::open(parent)
-                        .and_then(|folder| folder.sync_all())
-                        .map_err(FileError::io("sync", parent))?;
-                }
-                Ok(())
-            }
-        }
+        files::remove_folder(&self.folder)?;
+        Ok(files::sync_parent(&self.folder)?)
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use fieldfare_audit::disk::LogFolder;
+use fieldfare_audit::folder::LogFolder;
 use fieldfare_audit::limits::{MAX_KEY_BYTES, MAX_NOTE_BYTES};
 use fieldfare_audit::read::Trust;
 use fieldfare_release::tuf::PublicKey;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use fieldfare_audit::disk::LogFolder;
+use fieldfare_audit::folder::LogFolder;
 use fieldfare_audit::read::{Trust, examine};
 use jiff::Timestamp;
 use jiff::civil::Date;

@@ -1,7 +1,7 @@
 //! `fieldfare audit verify`: the verdict on a log.
 
 use anyhow::Result;
-use fieldfare_audit::disk::LogFolder;
+use fieldfare_audit::folder::LogFolder;
 use fieldfare_audit::read::{Examined, examine};
 use fieldfare_audit::verify::{Finding, Report, segment_name};
 use fieldfare_release::UnixSeconds;

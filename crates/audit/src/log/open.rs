@@ -3,11 +3,12 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::PathBuf;
 
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_release::tuf::{KeyError, SigningKey};
 use ring::rand::SystemRandom;
 
 use super::{Closed, Log, LogError, Mark, Settings, begin_segment};
-use crate::disk::{self, DiskError, LogFolder, make_folder, sync_folder};
+use crate::folder::{LogFolder, read_file};
 use crate::head::{Removal, TreeHead};
 use crate::limits::{MAX_KEY_BYTES, MAX_NOTE_BYTES};
 use crate::note::is_origin;
@@ -20,7 +21,7 @@ use crate::verify::{Anchor, Finding, Verifier};
 pub enum OpenError {
     /// The disk refuses.
     #[error(transparent)]
-    Disk(#[from] DiskError),
+    Disk(#[from] FileError),
     /// A key cannot be made or read.
     #[error("the key of the audit log")]
     Key(#[from] KeyError),
@@ -67,13 +68,13 @@ impl Log {
             return Err(OpenError::Owner(settings.owner));
         }
         let folder = LogFolder::at(&settings.folder);
-        make_folder(folder.path())?;
+        files::make_folder(folder.path(), Secrecy::Secret)?;
         let lock = lock(&folder)?;
-        let known = disk::read(&folder.public_key(), MAX_KEY_BYTES)?;
+        let known = read_file(&folder.public_key(), MAX_KEY_BYTES)?;
         let Some(public) = known else {
             return begin(folder, settings, lock, at_unix_ms, rng);
         };
-        let key = disk::read(&settings.key, MAX_KEY_BYTES)?.and_then(|pem| String::from_utf8(pem).ok());
+        let key = read_file(&settings.key, MAX_KEY_BYTES)?.and_then(|pem| String::from_utf8(pem).ok());
         let key = key.and_then(|pem| SigningKey::from_pem(&pem, &rng).ok());
         let key = key.filter(|key| key.public().to_pem().as_bytes() == public);
         let key = key.ok_or_else(|| OpenError::KeyLost(settings.key.clone()))?;
@@ -84,11 +85,11 @@ impl Log {
 fn lock(folder: &LogFolder) -> Result<File, OpenError> {
     let path = folder.lock();
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(DiskError::of("open", &path))?;
+    let file = file.map_err(FileError::of("open", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(folder.path().to_owned())),
-        Err(TryLockError::Error(error)) => Err(DiskError::of("lock", &path)(error).into()),
+        Err(TryLockError::Error(error)) => Err(FileError::of("lock", &path)(error).into()),
     }
 }
 
@@ -114,13 +115,13 @@ fn begin(
 ) -> Result<(Log, Opened), OpenError> {
     // A beginning that was cut off leaves at most the first segment and an empty head; anything else has lost its key.
     let segments = folder.segments()?;
-    let checkpoint = disk::read(&folder.checkpoint(), MAX_NOTE_BYTES)?.unwrap_or_default();
+    let checkpoint = read_file(&folder.checkpoint(), MAX_NOTE_BYTES)?.unwrap_or_default();
     let unbegun = segments.iter().all(|first| *first == 0) && (checkpoint.is_empty() || is_empty_head(&checkpoint));
     if !unbegun {
         return Err(missing(&folder, "log.pub"));
     }
     let key = SigningKey::generate(&rng)?;
-    disk::replace(&settings.key, key.to_pem().as_bytes())?;
+    files::replace(&settings.key, key.to_pem().as_bytes(), Secrecy::Secret)?;
     let id: String = fingerprint(key.public()).to_string().chars().take(16).collect();
     let origin = format!("{}/{id}", settings.owner);
     let tree = Tree::new();
@@ -133,11 +134,9 @@ fn begin(
     };
     let note = head.sign(&key, &rng)?;
     let (file, end) = begin_segment(&folder, &tree, &note)?;
-    disk::replace(&folder.checkpoint(), note.as_bytes())?;
-    disk::replace(&folder.public_key(), key.public().to_pem().as_bytes())?;
-    if let Some(above) = folder.path().parent() {
-        sync_folder(above)?;
-    }
+    files::replace(&folder.checkpoint(), note.as_bytes(), Secrecy::Secret)?;
+    files::replace(&folder.public_key(), key.public().to_pem().as_bytes(), Secrecy::Secret)?;
+    files::sync_parent(folder.path())?;
     let now = Mark { end, tree };
     let log = Log {
         folder,
@@ -177,7 +176,7 @@ fn go_on(
     at_unix_ms: u64,
     rng: SystemRandom,
 ) -> Result<(Log, Opened), OpenError> {
-    let checkpoint = disk::read(&folder.checkpoint(), MAX_NOTE_BYTES)?;
+    let checkpoint = read_file(&folder.checkpoint(), MAX_NOTE_BYTES)?;
     let checkpoint = checkpoint.ok_or_else(|| missing(&folder, "checkpoint"))?;
     let bad_note = |why| {
         let note = "the checkpoint".to_owned();
@@ -196,16 +195,16 @@ fn go_on(
         match end.mark {
             Some(mark) => break (first, (mark, end.signed)),
             // A segment that was just being made: the one before it is whole, and is the last.
-            None => disk::remove(&folder.segment(first))?,
+            None => files::remove(&folder.segment(first))?,
         }
     };
     let (mark, signed) = end;
     let path = folder.segment(first);
     let file = OpenOptions::new().read(true).write(true).open(&path);
-    let file = file.map_err(DiskError::of("open", &path))?;
-    file.set_len(mark.end).map_err(DiskError::of("truncate", &path))?;
-    file.sync_all().map_err(DiskError::of("sync", &path))?;
-    sync_folder(folder.path())?;
+    let file = file.map_err(FileError::of("open", &path))?;
+    file.set_len(mark.end).map_err(FileError::of("truncate", &path))?;
+    file.sync_all().map_err(FileError::of("sync", &path))?;
+    files::sync_folder(folder.path())?;
     let closed = segments
         .iter()
         .map(|first| closed(&folder, *first))
@@ -238,9 +237,9 @@ fn go_on(
     ))
 }
 
-fn closed(folder: &LogFolder, first: u64) -> Result<Closed, DiskError> {
+fn closed(folder: &LogFolder, first: u64) -> Result<Closed, FileError> {
     let path = folder.segment(first);
-    let facts = std::fs::metadata(&path).map_err(DiskError::of("look at", &path))?;
+    let facts = std::fs::metadata(&path).map_err(FileError::of("look at", &path))?;
     Ok(Closed {
         first,
         bytes: facts.len(),
@@ -258,7 +257,7 @@ struct End {
 /// Judges the last segment as verification does, and what is wrong where nothing was acknowledged is cut off.
 fn last_segment(folder: &LogFolder, key: &SigningKey, checkpoint: &TreeHead, first: u64) -> Result<End, OpenError> {
     let path = folder.segment(first);
-    let length = std::fs::metadata(&path).map_err(DiskError::of("look at", &path))?.len();
+    let length = std::fs::metadata(&path).map_err(FileError::of("look at", &path))?.len();
     let anchor = Anchor {
         name: "the checkpoint".to_owned(),
         head: checkpoint.clone(),
@@ -281,8 +280,8 @@ fn last_segment(folder: &LogFolder, key: &SigningKey, checkpoint: &TreeHead, fir
 
 impl Log {
     /// Removes what a statement says is removed, and a crash left.
-    fn finish_removal(&mut self) -> Result<(), DiskError> {
-        let Some(note) = disk::read(&self.folder.removed(), MAX_NOTE_BYTES)? else {
+    fn finish_removal(&mut self) -> Result<(), FileError> {
+        let Some(note) = read_file(&self.folder.removed(), MAX_NOTE_BYTES)? else {
             return Ok(());
         };
         match Removal::open(&note, self.key.public()) {

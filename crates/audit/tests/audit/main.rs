@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fieldfare_audit::disk::LogFolder;
+use fieldfare_audit::folder::LogFolder;
 use fieldfare_audit::log::{Log, OpenError, Opened, Settings};
 use fieldfare_audit::read::{Examined, Trust, examine};
 use ring::rand::SystemRandom;

@@ -51,13 +51,6 @@ pub(super) async fn open(path: PathBuf) -> Result<Opened, OpenError> {
     })
 }
 
-/// Makes the name of a new file survive a power cut: redb syncs what is in it, and a file without a name is lost.
-fn sync_name(path: &Path) -> Result<(), StorageError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = std::fs::File::open(folder.unwrap_or(Path::new(".")))?;
-    Ok(folder.sync_all()?)
-}
-
 fn open_blocking(path: &Path) -> Result<Opened, OpenError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
@@ -65,7 +58,8 @@ fn open_blocking(path: &Path) -> Result<Opened, OpenError> {
     match identify(&db).map_err(|fault| damaged(path, fault))? {
         Identity::New => {
             initialise(&db).map_err(|fault| damaged(path, fault))?;
-            sync_name(path).map_err(|error| refused(path, error.into()))?;
+            // redb syncs what is in the file, and a file without a name is lost.
+            fieldfare_files::sync_parent(path).map_err(|error| refused(path, DatabaseError::from(error.source)))?;
         }
         Identity::Store { schema } if schema == SCHEMA_VERSION => {}
         Identity::Store { schema } if schema > SCHEMA_VERSION => {
