@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fieldfare_tls::limits::CERTIFICATE_BACKDATING;
+
 /// A call that does no long work answers within this, unless `--timeout` says otherwise: a person is waiting.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -51,10 +53,10 @@ pub const MAX_DEVICES: usize = 16;
 pub const MAX_PROBES: usize = 8;
 
 /// How long the controller may take to hear from all devices of quickstart.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+pub const DEVICES_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often it is asked.
-pub const CONNECT_CHECK: Duration = Duration::from_millis(100);
+pub const DEVICES_CHECK: Duration = Duration::from_millis(100);
 
 /// How long an error is held back for the death of a process, which would explain it.
 pub const EXPLANATION_WAIT: Duration = Duration::from_millis(500);
@@ -74,8 +76,8 @@ pub const MAX_EXAMPLE_BYTES: usize = 1 << 20;
 /// A clock that differs by this much is told: more than any network makes of it.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_secs(5);
 
-/// A clock that differs by this much does harm: certificates are backdated by five minutes, for clocks that are behind.
-pub const CLOCK_DIFFERENCE_UNSAFE: Duration = Duration::from_secs(300);
+/// A clock that differs by this much does harm: no certificate that is new is valid for it.
+pub const CLOCK_DIFFERENCE_UNSAFE: Duration = CERTIFICATE_BACKDATING;
 
 /// An answer that takes longer is called slow: a person notices it in every command.
 pub const SLOW_ANSWER: Duration = Duration::from_millis(500);

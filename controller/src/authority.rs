@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use fieldfare_files::{self as files, Secrecy};
 use fieldfare_fleet::Timestamp;
+use fieldfare_tls::limits::CERTIFICATE_BACKDATING;
 use fieldfare_tls::{
     AuthorityCertificate, CertificateAuthority, Identity, PrivateKey, SerialNumber, TimeSource, TrustBundle,
     TrustDomain, ValidityWindow,
@@ -21,7 +22,7 @@ use crate::clock::random_bytes;
 use crate::config::{Authority, AuthorityStep};
 use crate::folder::{Folder, read, write};
 use crate::init::{identity, load_fleet};
-use crate::limits::{AUTHORITY_LIFETIME, CERTIFICATE_BACKDATING, CERTIFICATE_LIFETIME};
+use crate::limits::{AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME};
 
 /// The authority that issues, and all that are trusted.
 #[derive(Debug)]

@@ -135,9 +135,6 @@ pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Lifetime of an operator's certificate. People renew by using the command line, some of them once a month.
 pub const OPERATOR_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How far in the past a certificate begins, for peers whose clock is behind.
-pub const CERTIFICATE_BACKDATING: Duration = Duration::from_secs(300);
-
 /// Lifetime of the fleet's authority, ten years: replacing it touches every device.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
 

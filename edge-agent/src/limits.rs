@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fieldfare_tls::limits::PEER_SILENCE;
+use fieldfare_tls::limits::{CERTIFICATE_BACKDATING, PEER_SILENCE};
 
 /// First wait after a lost session. Doubled with each failure, and the wait is drawn uniformly from zero to it (full jitter).
 pub const RECONNECT_BASE: Duration = Duration::from_millis(500);
@@ -148,8 +148,8 @@ pub const INVITATIONS_PER_MINUTE: u32 = 60;
 /// would otherwise keep everybody else from looking anything up.
 pub const METADATA_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How far a device's clock may be from its controller's before that is a problem: certificates begin five minutes before they are issued.
-pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+/// How far a device's clock may be from its controller's before that is a problem: no certificate that is new is valid for it then.
+pub const CLOCK_SKEW_MAX: Duration = CERTIFICATE_BACKDATING;
 
 /// Rest of a timestamp's life at which somebody should look: the controller signs it anew eight hours before its end.
 pub const METADATA_NEARLY_EXPIRED: Duration = Duration::from_secs(2 * 3600);
@@ -162,9 +162,6 @@ pub const LOCAL_API_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most invitations that wait while a round is under way: they are answered "busy".
 pub const INVITATION_QUEUE: usize = 8;
-
-/// How long running requests may finish after the agent was told to stop.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often an assignment that the signed metadata refused is looked up again: metadata that expired may be renewed.
 pub const RESOLVE_REFUSED_RETRY: Duration = Duration::from_secs(30);
@@ -205,9 +202,6 @@ pub const AUDIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Damaged audit logs that are kept for somebody to look at. One is rare; a fourth says no more than the three before it.
 pub const AUDIT_LOGS_KEPT: usize = 3;
-
-/// How long a connection to the artifact server may take to come about.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a child whose input was closed may take to end before it is killed.
 pub const EXIT_TIMEOUT: Duration = Duration::from_secs(1);

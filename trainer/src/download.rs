@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_release::{ArtifactError, Sha256Digest};
+use fieldfare_tls::limits::CONNECT_TIMEOUT;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode};
 
 use crate::gateway::backoff;
-use crate::limits::{CONNECT_TIMEOUT, DOWNLOAD_FRUITLESS_MAX, DOWNLOAD_SILENCE, SOURCE_BYTES_MAX};
+use crate::limits::{DOWNLOAD_FRUITLESS_MAX, DOWNLOAD_SILENCE, SOURCE_BYTES_MAX};
 
 /// Why a file could not be downloaded.
 #[derive(Debug, thiserror::Error)]

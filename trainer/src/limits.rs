@@ -122,8 +122,5 @@ pub const SELECT_INTERVAL: Duration = Duration::from_secs(2);
 /// Events of a round that wait for its decision.
 pub const EVENT_QUEUE: usize = 64;
 
-/// How long a connection to a model hub may take to come about.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long a trainer that ends waits for the controller to take its claim back; it has some seconds for everything.
 pub const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::commands::{Session, devices, token, trainers};
 use crate::context::Contexts;
 use crate::exit::Advice;
-use crate::limits::{CONNECT_CHECK, CONNECT_TIMEOUT};
+use crate::limits::{DEVICES_CHECK, DEVICES_TIMEOUT};
 use crate::output::bytes;
 use crate::signing;
 
@@ -222,16 +222,16 @@ where
 {
     let waiting = async {
         while !heard().await? {
-            tokio::time::sleep(CONNECT_CHECK).await;
+            tokio::time::sleep(DEVICES_CHECK).await;
         }
         Ok(())
     };
-    match tokio::time::timeout(CONNECT_TIMEOUT, waiting).await {
+    match tokio::time::timeout(DEVICES_TIMEOUT, waiting).await {
         Ok(done) => done,
         Err(_) => {
             let what = format!(
                 "the controller did not hear from {whom} within {} s",
-                CONNECT_TIMEOUT.as_secs()
+                DEVICES_TIMEOUT.as_secs()
             );
             bail!(Advice::new(what, "the logs in the run's folder say why"))
         }

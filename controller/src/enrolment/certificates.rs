@@ -6,11 +6,12 @@ use fieldfare_fleet::Timestamp;
 use fieldfare_proto::v1::audit_record::Event;
 use fieldfare_proto::v1::{AuditCertificate, AuditCertificateCause, IssuedIdentity, TrustTier};
 use fieldfare_release::Sha256Digest;
+use fieldfare_tls::limits::CERTIFICATE_BACKDATING;
 use fieldfare_tls::{CertificateRequest, HostName, Principal, Role, SerialNumber, ValidityWindow};
 
 use crate::authority::Authorities;
 use crate::clock::{random_bytes, unix_ms};
-use crate::limits::{CERTIFICATE_BACKDATING, CERTIFICATE_LIFETIME, OPERATOR_CERTIFICATE_LIFETIME};
+use crate::limits::{CERTIFICATE_LIFETIME, OPERATOR_CERTIFICATE_LIFETIME};
 use crate::plane::ControlPlane;
 use crate::refusal::Refusal;
 

@@ -55,6 +55,9 @@ pub const PARTING_BYTES: u64 = 64 * 1024;
 /// switched off over a holiday comes back by itself; after longer an operator should look at it.
 pub const RENEWAL_GRACE: Duration = Duration::from_secs(14 * 24 * 3600);
 
+/// How far in the past a certificate begins, for peers whose clock is behind. One that is further behind sees no valid certificate.
+pub const CERTIFICATE_BACKDATING: Duration = Duration::from_secs(300);
+
 /// How long a client waits for TCP and TLS together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -101,4 +104,4 @@ pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_STREAMS: u32 = 64;
 
 /// How long [`crate::serve_http`] lets running requests finish after it was told to stop: well within the time that its process has.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+pub const REQUEST_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -16,7 +16,7 @@ use tower::{Service, ServiceExt};
 use crate::acceptor::Acceptor;
 use crate::connection::Connection;
 use crate::limits::{
-    DRAIN_TIMEOUT, HTTP2_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_STREAMS, REQUEST_HEAD_TIMEOUT,
+    HTTP2_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_STREAMS, REQUEST_DRAIN_TIMEOUT, REQUEST_HEAD_TIMEOUT,
 };
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -47,7 +47,7 @@ where
     drop(acceptor);
     stop.send_replace(true);
     // What is not done by then is cut off as the set is dropped.
-    let _ = tokio::time::timeout(DRAIN_TIMEOUT, async {
+    let _ = tokio::time::timeout(REQUEST_DRAIN_TIMEOUT, async {
         while connections.join_next().await.is_some() {}
     })
     .await;

@@ -17,6 +17,7 @@ use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_proto::v1;
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::IdentityHandle;
+use fieldfare_tls::limits::REQUEST_DRAIN_TIMEOUT;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use crate::audit::Audit;
 use crate::clock;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
-use crate::limits::{DRAIN_TIMEOUT, MAX_EXAMPLES_BODY_BYTES, MAX_REQUEST_BYTES};
+use crate::limits::{MAX_EXAMPLES_BODY_BYTES, MAX_REQUEST_BYTES};
 use crate::openai::{self, ApiError, Code};
 use crate::private::PrivateStore;
 use crate::rounds::RoundsView;
@@ -185,7 +186,7 @@ pub async fn serve(listener: TcpListener, state: Arc<ApiState>, stop: Cancellati
     let serving = axum::serve(listener, router).with_graceful_shutdown(async move { drained.cancelled().await });
     let late = async {
         stop.cancelled().await;
-        tokio::time::sleep(DRAIN_TIMEOUT).await;
+        tokio::time::sleep(REQUEST_DRAIN_TIMEOUT).await;
     };
     tokio::select! {
         served = serving.into_future() => served,

@@ -6,7 +6,7 @@ use fieldfare_release::tuf::{
     FileRequest, ListedTarget, Lookup, Purpose, TrustError, TrustedState, Update, UpdateError, VerifiedRepository,
 };
 use fieldfare_release::{ArtifactError, ArtifactVerifier, ManifestError, ReleaseManifest, Sha256Digest, TargetName};
-use fieldfare_tls::limits::IDLE_CONNECTION;
+use fieldfare_tls::limits::{CONNECT_TIMEOUT, IDLE_CONNECTION};
 use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, ServerTrust, TimeSource, https_config};
 use futures_util::StreamExt;
 use reqwest::{Client, Response, StatusCode, header};
@@ -16,7 +16,7 @@ use super::trust::{KeptTrustError, TrustFile, TrustTurn};
 use crate::clock::now_seconds;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
-use crate::limits::{CONNECT_TIMEOUT, DOWNLOAD_SILENCE, METADATA_TIMEOUT};
+use crate::limits::{DOWNLOAD_SILENCE, METADATA_TIMEOUT};
 
 /// Why something of the repository cannot be had.
 #[derive(Debug, thiserror::Error)]
