@@ -9,6 +9,7 @@ pub mod artifacts;
 pub mod audit;
 pub mod authority;
 pub mod backup;
+mod batch;
 pub mod blobs;
 pub mod clock;
 pub mod config;

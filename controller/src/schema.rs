@@ -11,10 +11,10 @@
 use anyhow::{Context, Result, bail};
 use fieldfare_fleet::rollout::RolloutState;
 use fieldfare_proto::v1::{FleetRecord, RolloutRecord};
-use fieldfare_store::limits::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX};
-use fieldfare_store::{Commit, Condition, Key, List, Outcome, Store};
+use fieldfare_store::{Condition, Key, List, Store};
 use prost::Message;
 
+use crate::batch::Batch;
 use crate::keys::{Keys, Place};
 use crate::records::{decode, decode_at};
 use crate::refusal::Refusal;
@@ -66,7 +66,8 @@ pub async fn bring_up(store: &Store, keys: &Keys, fleet: &FleetRecord) -> Result
         return Ok(());
     }
     let mut changed = 0_u64;
-    let mut commit = Commit::new();
+    let contended = "the records of an earlier version are changed by another process: stop every other controller";
+    let mut batch = Batch::new(store, contended);
     let mut request = List::under(keys.root());
     loop {
         let page = store.list(request).await?;
@@ -75,33 +76,24 @@ pub async fn bring_up(store: &Store, keys: &Keys, fleet: &FleetRecord) -> Result
                 continue;
             };
             changed += 1;
-            // The key stands in the condition as well.
-            let bytes = commit.bytes() + value.len() + 2 * entry.key.as_str().len();
-            if commit.operations() == COMMIT_OPERATIONS_MAX || bytes > COMMIT_BYTES_MAX {
-                write(store, std::mem::take(&mut commit)).await?;
-            }
-            commit = commit
-                .expect(Condition::ModRevision(entry.key.clone(), entry.modified))
-                .put(entry.key.clone(), value);
+            let unchanged = Condition::ModRevision(entry.key.clone(), entry.modified);
+            batch.put(unchanged, entry.key.clone(), value.into()).await?;
         }
         match page.next {
             Some(next) => request = List::under(keys.root()).after(next),
             None => break,
         }
     }
-    write(store, commit).await?;
+    batch.flush().await?;
     let entry = store
         .get(&keys.fleet())
         .await?
         .context("the record of the fleet is gone")?;
     let mut record: FleetRecord = decode(&entry)?;
     record.schema = RECORDS;
-    let stamp = Condition::ModRevision(entry.key.clone(), entry.modified);
-    write(
-        store,
-        Commit::new().expect(stamp).put(entry.key, record.encode_to_vec()),
-    )
-    .await?;
+    let unchanged = Condition::ModRevision(entry.key.clone(), entry.modified);
+    batch.put(unchanged, entry.key, record.encode_to_vec().into()).await?;
+    batch.flush().await?;
     tracing::info!(
         from = fleet.schema,
         to = RECORDS,
@@ -109,18 +101,6 @@ pub async fn bring_up(store: &Store, keys: &Keys, fleet: &FleetRecord) -> Result
         "the records have the present form"
     );
     Ok(())
-}
-
-async fn write(store: &Store, commit: Commit) -> Result<()> {
-    if commit.operations() == 0 {
-        return Ok(());
-    }
-    match store.commit(commit).await.context("writing the records")? {
-        Outcome::Committed(_) => Ok(()),
-        Outcome::Refused(_) => {
-            bail!("the records of an earlier version are changed by another process: stop every other controller")
-        }
-    }
 }
 
 #[cfg(test)]

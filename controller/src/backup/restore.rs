@@ -10,13 +10,13 @@ use fieldfare_files::{Secrecy, make_folder};
 use fieldfare_fleet::{JobName, TenantName};
 use fieldfare_proto::v1::{ExportRecordsResponse, FleetRecord, JobRecord, JobStatusRecord, StoredRecord};
 use fieldfare_release::Sha256Digest;
-use fieldfare_store::limits::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX};
-use fieldfare_store::{Commit, Condition, Key, List, Outcome, Prefix, Store};
+use fieldfare_store::{Condition, Key, List, Prefix, Store};
 use fieldfare_tls::TimeSource;
 use prost::Message;
 
 use super::archive::{Member, members, open, verify};
 use super::{BLOBS, FLEET, HEADER, Header, KEPT, RECORDS, SCHEMA, SUMS, epoch, moment};
+use crate::batch::Batch;
 use crate::blobs::Blobs;
 use crate::clock::unix_ms;
 use crate::config::Restore;
@@ -107,7 +107,8 @@ pub async fn restore(options: &Restore, clock: &TimeSource) -> Result<Restored> 
     };
     let blobs = Blobs::local(&folder.blobs(), clock.clone())?;
     let mut fleet_file = None;
-    let mut last = Commit::new();
+    let mut batch = Batch::new(&store, "--store: somebody else writes into it");
+    let mut last = None;
     let mut archive = open(&options.from).with_context(from)?;
     for member in members(&mut archive).with_context(from)? {
         let mut member = member.with_context(from)?;
@@ -119,17 +120,15 @@ pub async fn restore(options: &Restore, clock: &TimeSource) -> Result<Restored> 
         } else if member.name.starts_with(RECORDS) {
             let page = ExportRecordsResponse::decode(member.read()?.as_slice())?;
             restored.records += page.records.len() as u64;
-            let mut batch = Batch::new(&store);
             for record in page.records {
                 let key = Key::new(&record.key)?;
                 let value = contents.record(&key, &record, epoch, unix_ms(now))?;
                 if key == keys.fleet() {
-                    last = Commit::new().expect(Condition::Absent(key.clone())).put(key, value);
+                    last = Some(value);
                 } else {
-                    batch.put(key, value).await?;
+                    batch.put(Condition::Absent(key.clone()), key, value).await?;
                 }
             }
-            batch.commit().await?;
         } else if member.name == FLEET {
             fleet_file = Some(String::from_utf8(member.read()?).context(FLEET)?);
         } else if ![HEADER, SUMS].contains(&member.name.as_str()) {
@@ -139,7 +138,11 @@ pub async fn restore(options: &Restore, clock: &TimeSource) -> Result<Restored> 
         }
     }
     // With the fleet's own record a store is taken for one, and with its file a folder.
-    committed(&store, last).await?;
+    batch.flush().await?;
+    if let Some(value) = last {
+        batch.put(Condition::Absent(keys.fleet()), keys.fleet(), value).await?;
+        batch.flush().await?;
+    }
     store.close().await.context("closing the store")?;
     let fleet_file = fleet_file.with_context(|| format!("{FLEET} is missing"))?;
     write(&folder.fleet(), &fleet_file, Secrecy::Public)?;
@@ -253,45 +256,4 @@ async fn put_blob(blobs: &Blobs, sha256: Sha256Digest, member: &mut Member<'_>) 
         .put_stream(sha256, length, chunks)
         .await
         .with_context(|| format!("restoring the blob {sha256}"))
-}
-
-/// Records on their way into an empty store.
-struct Batch<'a> {
-    store: &'a Store,
-    commit: Commit,
-}
-
-impl<'a> Batch<'a> {
-    fn new(store: &'a Store) -> Self {
-        Self {
-            store,
-            commit: Commit::new(),
-        }
-    }
-
-    async fn put(&mut self, key: Key, value: Bytes) -> Result<()> {
-        // The key stands in the condition as well.
-        let bytes = self.commit.bytes() + value.len() + 2 * key.as_str().len();
-        if self.commit.operations() == COMMIT_OPERATIONS_MAX || bytes > COMMIT_BYTES_MAX {
-            committed(self.store, std::mem::take(&mut self.commit)).await?;
-        }
-        self.commit = std::mem::take(&mut self.commit)
-            .expect(Condition::Absent(key.clone()))
-            .put(key, value);
-        Ok(())
-    }
-
-    async fn commit(self) -> Result<()> {
-        committed(self.store, self.commit).await
-    }
-}
-
-async fn committed(store: &Store, commit: Commit) -> Result<()> {
-    if commit.operations() == 0 {
-        return Ok(());
-    }
-    match store.commit(commit).await.context("writing the records")? {
-        Outcome::Committed(_) => Ok(()),
-        Outcome::Refused(_) => bail!("--store: somebody else writes into it"),
-    }
 }
