@@ -8,13 +8,14 @@ use fieldfare_proto::v1::{CollectArtifactsRequest, CollectArtifactsResponse, Exp
 use fieldfare_store::Store;
 use fieldfare_tls::TimeSource;
 
-use crate::backup::{controller, page};
+use crate::backup::page;
 use crate::blobs::{Blobs, Stored};
 use crate::config::Collect;
 use crate::folder::Folder;
 use crate::init::load_fleet;
 use crate::keys::Keys;
 use crate::limits::{ARTIFACT_GRACE, COLLECT_INTERVAL, COLLECTED_SHOWN_MAX};
+use crate::local;
 use crate::named::{Named, Names};
 use crate::plane::ControlPlane;
 use crate::refusal::{Refusal, chain};
@@ -84,7 +85,7 @@ pub async fn collect(plane: &ControlPlane, dry_run: bool) -> Result<CollectArtif
 /// No controller runs, or it refuses.
 pub async fn ask_to_collect(options: &Collect, clock: &TimeSource) -> Result<String> {
     let folder = Folder::at(&options.dir);
-    let mut api = controller(&folder, &load_fleet(&folder)?, clock)
+    let mut api = local::controller(&folder, &load_fleet(&folder)?, clock)
         .await
         .context("asking the controller that runs")?;
     let dry_run = options.dry_run;

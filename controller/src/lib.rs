@@ -21,6 +21,7 @@ pub mod init;
 pub mod jobs;
 pub mod keys;
 pub mod limits;
+mod local;
 pub mod metrics;
 pub mod mirror;
 pub mod named;

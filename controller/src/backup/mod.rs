@@ -23,7 +23,6 @@ use serde::{Deserialize, Serialize};
 
 use self::archive::Writer;
 pub(crate) use self::epoch::first_number;
-pub(crate) use self::records::controller;
 pub use self::records::{Records, page};
 pub use self::restore::{Restored, restore};
 use crate::blobs::Blobs;

@@ -1,24 +1,16 @@
 //! Where the records come from: the store, or the running controller that has it open.
 
 use anyhow::{Context, Result, bail};
-use fieldfare_fleet::TenantName;
 use fieldfare_proto::v1::operator_client::OperatorClient;
 use fieldfare_proto::v1::{ExportRecordsRequest, ExportRecordsResponse, StoredRecord};
 use fieldfare_store::{Entry, List, ListError, Location, OpenError, Store};
-use fieldfare_tls::{
-    Endpoint, ExpectedServer, IdentityHandle, OperatorName, Principal, PrivateKey, ServerTrust, TimeSource, TrustDomain,
-};
+use fieldfare_tls::TimeSource;
 use tonic::transport::Channel;
 
-use crate::authority::Authorities;
-use crate::folder::{EndpointsFile, FleetFile, Folder, read};
-use crate::init::identity;
+use crate::folder::{FleetFile, Folder};
 use crate::keys::Keys;
-use crate::limits::MESSAGE_BYTES_MAX;
+use crate::local;
 use crate::refusal::Refusal;
-
-/// The operator as whom this machine asks its own controller, by a certificate that it makes for that moment.
-const OPERATOR: &str = "local";
 
 /// One page of the records below the tenant's keys, at the revision of the first page. What vanishes with a lease is left out.
 ///
@@ -79,7 +71,7 @@ impl Records {
         match Store::open(&location).await {
             Ok(store) => Ok(Self::Store(store)),
             Err(error @ OpenError::AlreadyOpen { .. }) => {
-                let controller = controller(folder, fleet, clock).await;
+                let controller = local::controller(folder, fleet, clock).await;
                 let controller = controller.with_context(|| format!("{error}; asking the controller that runs"))?;
                 Ok(Self::Controller(Box::new(controller)))
             }
@@ -111,32 +103,4 @@ impl Records {
             Self::Controller(_) => Ok(()),
         }
     }
-}
-
-/// The controller that serves from this folder. Whoever can read the authority's key may ask it for everything.
-pub(crate) async fn controller(
-    folder: &Folder,
-    fleet: &FleetFile,
-    clock: &TimeSource,
-) -> Result<OperatorClient<Channel>> {
-    let path = folder.endpoints();
-    let endpoints: EndpointsFile =
-        serde_json::from_str(&read(&path)?).with_context(|| format!("reading {}", path.display()))?;
-    let authority = Authorities::load(folder)?;
-    let principal = Principal::operator(
-        TrustDomain::new(fleet.domain.as_str())?,
-        TenantName::new(fleet.tenant.as_str())?,
-        OperatorName::new(OPERATOR)?,
-    );
-    let identity = identity(&authority, PrivateKey::generate()?, &principal, &[], clock)?;
-    let trust = ServerTrust::by(&identity, ExpectedServer::Controller);
-    let handle = IdentityHandle::new(identity);
-    let told: Endpoint = endpoints.grpc.parse()?;
-    // It may be known to others under a name that means nothing here.
-    let here = Endpoint::new("127.0.0.1", told.port())?;
-    let link = match fieldfare_tls::connect(&here, Some(&handle), &trust, clock).await {
-        Ok(link) => link,
-        Err(_) => fieldfare_tls::connect(&told, Some(&handle), &trust, clock).await?,
-    };
-    Ok(OperatorClient::new(link.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
