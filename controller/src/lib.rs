@@ -12,6 +12,7 @@ pub mod backup;
 mod batch;
 pub mod blobs;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod enrolment;
 pub mod folder;

@@ -6,6 +6,7 @@ pub mod args;
 pub mod audit;
 pub mod clock;
 pub mod clock_proof;
+pub mod commands;
 pub mod config;
 pub mod doctor;
 pub mod enrolment;
