@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use fieldfare_audit::writer::Unwritten;
 use fieldfare_proto::ConversionError;
+pub use fieldfare_service::chain;
 use fieldfare_store::{CommitError, Key, LeaseError, ListError, StoreError, WatchError};
 use tonic::{Code, Status};
 
@@ -146,18 +147,6 @@ impl Refusal {
             Self::Undecodable { .. } | Self::Broken { .. } => Code::Internal,
         }
     }
-}
-
-/// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 impl From<Refusal> for Status {

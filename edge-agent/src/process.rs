@@ -1,11 +1,11 @@
 //! What the agent's children are: processes of its own binary that die with it and speak in bounded lines.
 
-use std::error::Error;
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use fieldfare_files::{self as files, FileError, Secrecy};
+pub use fieldfare_service::chain;
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::process::{Child, Command};
 
@@ -124,21 +124,6 @@ pub fn read_lines(mut input: impl BufRead, limit: usize, mut take: impl FnMut(io
     }
 }
 
-/// An error with its causes, in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// Length of a file, 0 where there is none.
 pub fn length(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
@@ -177,16 +162,5 @@ mod tests {
         );
         assert_eq!(read(&"x".repeat(100)), [Err(io::ErrorKind::InvalidData)]);
         assert!(read("").is_empty());
-    }
-
-    #[test]
-    fn an_error_is_said_with_its_causes_once() {
-        let inner = io::Error::other("disk");
-        let outer = FileError {
-            action: "read",
-            path: "/x".into(),
-            source: inner,
-        };
-        assert_eq!(chain(&outer), "cannot read /x: disk");
     }
 }

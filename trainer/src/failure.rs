@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+pub use fieldfare_service::chain;
 use tonic::Code;
 
 use crate::gateway::CallError;
@@ -59,18 +60,6 @@ impl From<CallError> for WorkError {
             },
         }
     }
-}
-
-/// An error and its causes on one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// A reason as it is told to the controller: bounded.

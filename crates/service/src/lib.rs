@@ -1,6 +1,7 @@
 //! What a process that runs for long owes its supervisor, be it systemd, Kubernetes or a terminal: it says when it is ready, shows
-//! that it is alive, and ends within a known time of being told to.
+//! that it is alive, says what went wrong, and ends within a known time of being told to.
 
+mod causes;
 pub mod limits;
 
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use crate::causes::chain;
 use crate::limits::STOP_DEADLINE;
 
 /// What a process exits with when it was ended by force: past [`STOP_DEADLINE`], or at a second signal.
