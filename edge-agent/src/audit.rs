@@ -137,7 +137,7 @@ fn open(folder: &Folder, spiffe_id: &str, now: u64) -> Result<(Log, Vec<u8>), Op
 
 /// Moves a log that cannot be continued out of the way, for somebody to look at. The oldest of several makes room.
 fn set_aside(folder: &Folder) -> io::Result<PathBuf> {
-    let place = |number: usize| folder.path().join(format!("audit.damaged-{number}"));
+    let place = |number| folder.damaged_audit(number);
     let number = (1..=AUDIT_LOGS_KEPT)
         .find(|number| !place(*number).exists())
         .unwrap_or(AUDIT_LOGS_KEPT);
@@ -164,10 +164,7 @@ mod tests {
             std::fs::write(folder.audit().join("round"), round.to_string()).unwrap();
             set_aside(&folder).unwrap();
         }
-        let round = |number: usize| {
-            let path = place.path().join(format!("audit.damaged-{number}/round"));
-            std::fs::read_to_string(path).unwrap()
-        };
+        let round = |number: usize| std::fs::read_to_string(folder.damaged_audit(number).join("round")).unwrap();
         assert_eq!([round(1), round(2), round(3)], ["2", "3", "4"]);
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 3);
     }

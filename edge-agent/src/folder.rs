@@ -74,6 +74,11 @@ impl Folder {
         self.0.join("audit")
     }
 
+    /// Where a damaged audit log is set aside, counted from 1 to [`AUDIT_LOGS_KEPT`](crate::limits::AUDIT_LOGS_KEPT).
+    pub fn damaged_audit(&self, number: usize) -> PathBuf {
+        self.0.join(format!("audit.damaged-{number}"))
+    }
+
     /// The private key of the audit log.
     pub fn audit_key(&self) -> PathBuf {
         self.0.join("audit-key.pem")

@@ -120,8 +120,7 @@ pub(super) async fn audit(patient: &Patient<'_>) -> Check {
             advice,
         );
     }
-    let aside =
-        (1..=AUDIT_LOGS_KEPT).filter(|number| patient.folder.path().join(format!("audit.damaged-{number}")).exists());
+    let aside = (1..=AUDIT_LOGS_KEPT).filter(|number| patient.folder.damaged_audit(*number).exists());
     let aside = aside.count();
     if aside > 0 {
         let found = format!("{} records verify; {aside} damaged logs were set aside", report.records);
