@@ -32,9 +32,9 @@ pub fn carry_out(command: Command) -> Result<ExitCode> {
             say(&format!("enrolled as {}", identity.principal()))
         }),
         Command::Run(arguments) => asynchronously(run(arguments)),
-        Command::Status(arguments) => asynchronously(async {
-            say(&status::status(&Folder::new(&arguments.dir), arguments.output).await?)
-        }),
+        Command::Status(arguments) => {
+            asynchronously(async { say(&status::status(&Folder::new(&arguments.dir), arguments.output).await?) })
+        }
         Command::Doctor(arguments) => return asynchronously(examine(arguments)),
         Command::Profile { output } => {
             let profile = measure::profile(&std::env::current_dir()?)?;

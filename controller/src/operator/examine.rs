@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use fieldfare_files::is_exposed;
 use fieldfare_proto::v1::{DeviceClock, DiskSpace, ExamineResponse, MetadataState};
 use fieldfare_release::tuf::{Header, Repository, Signed, Snapshot};
 use fieldfare_store::Location;
@@ -72,7 +73,6 @@ fn disks(plane: &ControlPlane) -> Vec<DiskSpace> {
 
 /// Private keys with any right for others than their owner.
 fn exposed_keys(folder: &Folder) -> Vec<String> {
-    use std::os::unix::fs::PermissionsExt;
     let keys = [
         folder.authority_key(),
         folder.identity_key(),
@@ -80,10 +80,7 @@ fn exposed_keys(folder: &Folder) -> Vec<String> {
         folder.timestamp_key(),
         folder.audit_key(),
     ];
-    let exposed = |path: &PathBuf| {
-        let facts = std::fs::metadata(path);
-        facts.is_ok_and(|facts| facts.permissions().mode() & 0o077 != 0)
-    };
+    let exposed = |path: &PathBuf| is_exposed(path).unwrap_or(false);
     let shown = |path: PathBuf| path.strip_prefix(folder.root()).unwrap_or(&path).display().to_string();
     keys.into_iter().filter(exposed).map(shown).collect()
 }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -248,6 +248,15 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileErro
         serde_json::from_slice(&bytes).map_err(|error| FileError::of("parse", path)(io::Error::from(error)))
     };
     read(path)?.map(parse).transpose()
+}
+
+/// Whether others than its owner may read or write a file, which [`Secrecy::Secret`] prevents.
+///
+/// # Errors
+/// The system refuses, or the file is not there.
+pub fn is_exposed(path: &Path) -> Result<bool, FileError> {
+    let facts = fs::metadata(path).map_err(FileError::of("look at", path))?;
+    Ok(facts.permissions().mode() & 0o077 != 0)
 }
 
 /// Removes a file that may not be there. That it is gone is not synced.

@@ -1,5 +1,3 @@
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
 
 fn mode(path: &Path) -> u32 {
@@ -28,6 +26,7 @@ fn a_file_is_replaced_whole_and_has_the_mode_that_was_asked_for() {
             replace(&path, bytes, secrecy).unwrap();
             assert_eq!(read(&path).unwrap().unwrap(), bytes);
             assert_eq!(mode(&path), expected, "{name}");
+            assert_eq!(is_exposed(&path).unwrap(), secrecy == Secrecy::Public, "{name}");
         }
     }
     assert_eq!(

@@ -1,7 +1,6 @@
 //! The clock, and who the device is.
 
-use std::os::unix::fs::PermissionsExt;
-
+use fieldfare_files::is_exposed;
 use fieldfare_tls::limits::RENEWAL_GRACE;
 use fieldfare_tls::{Identity, IdentityError, StorageError};
 
@@ -20,9 +19,7 @@ const SET_THE_CLOCK: &str =
 pub(super) fn identity(folder: &Folder) -> (Option<Identity>, Vec<Check>) {
     let mut checks = Vec::new();
     let key = folder.identity().join("key.pem");
-    if let Ok(facts) = std::fs::metadata(&key)
-        && facts.permissions().mode() & 0o077 != 0
-    {
+    if let Ok(true) = is_exposed(&key) {
         let found = format!("{} can be read or written by others than its owner", key.display());
         checks.push(problem("key", found, format!("chmod 600 {}", key.display())));
     }

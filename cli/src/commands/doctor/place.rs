@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use fieldfare_files::is_exposed;
 use fieldfare_fleet::Timestamp;
 use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 use fieldfare_tls::Identity;
@@ -116,7 +117,6 @@ fn authority(identity: &Identity, now: Timestamp) -> Check {
 
 /// Keys that others on this machine may read.
 fn key_files(folder: &Path) -> Check {
-    use std::os::unix::fs::PermissionsExt;
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let keys: Vec<_> = entries
         .map(|entry| entry.path())
@@ -125,11 +125,9 @@ fn key_files(folder: &Path) -> Check {
                 .is_some_and(|name| name.to_string_lossy().ends_with("key.pem"))
         })
         .collect();
-    let exposed =
-        |path: &&std::path::PathBuf| fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o077 != 0);
     let exposed: Vec<String> = keys
         .iter()
-        .filter(exposed)
+        .filter(|path| is_exposed(path).unwrap_or(false))
         .map(|path| path.display().to_string())
         .collect();
     if exposed.is_empty() {
