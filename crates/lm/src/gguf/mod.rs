@@ -4,6 +4,7 @@
 //! offset and product is checked before it is used, memory grows only with bytes that are really there, and an error names the field.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod cursor;
 mod metadata;
 mod read;
 mod tensor;

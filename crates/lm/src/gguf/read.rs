@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 
+use super::cursor::Cursor;
 use super::{Array, DEFAULT_ALIGNMENT, MAGIC, Metadata, TensorInfo, TensorType, Value, ValueKind};
 use crate::limits;
 
@@ -112,12 +113,12 @@ impl Gguf {
                 limit: limits::MAX_FILE_BYTES,
             });
         }
-        let mut cursor = Cursor { bytes: prefix, at: 0 };
+        let mut cursor = Cursor::new(prefix);
         let (version, tensor_count, metadata_count) = read_counts(&mut cursor)?;
         let metadata = read_metadata(&mut cursor, metadata_count)?;
         let alignment = read_alignment(&metadata)?;
         let tensors = read_tensor_infos(&mut cursor, tensor_count, alignment)?;
-        let data_offset = cursor.at.next_multiple_of(alignment);
+        let data_offset = cursor.at().next_multiple_of(alignment);
         check_places(&tensors, data_offset, file_bytes)?;
         Ok(Self {
             version,
@@ -155,75 +156,6 @@ impl Gguf {
         let start = usize::try_from(self.data_offset.checked_add(tensor.offset)?).ok()?;
         let end = start.checked_add(usize::try_from(tensor.bytes).ok()?)?;
         file.get(start..end)
-    }
-}
-
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: u64,
-}
-
-impl<'a> Cursor<'a> {
-    fn take(&mut self, length: u64, field: &dyn Fn() -> String) -> Result<&'a [u8], GgufError> {
-        let start = self.at as usize;
-        let taken = usize::try_from(length)
-            .ok()
-            .and_then(|length| start.checked_add(length))
-            .and_then(|end| self.bytes.get(start..end));
-        match taken {
-            Some(taken) => {
-                self.at += length;
-                Ok(taken)
-            }
-            None => Err(GgufError::Truncated {
-                field: field(),
-                at: self.bytes.len() as u64,
-            }),
-        }
-    }
-
-    fn array<const N: usize>(&mut self, field: &dyn Fn() -> String) -> Result<[u8; N], GgufError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N as u64, field)?);
-        Ok(array)
-    }
-
-    fn u32(&mut self, field: &dyn Fn() -> String) -> Result<u32, GgufError> {
-        Ok(u32::from_le_bytes(self.array(field)?))
-    }
-
-    fn u64(&mut self, field: &dyn Fn() -> String) -> Result<u64, GgufError> {
-        Ok(u64::from_le_bytes(self.array(field)?))
-    }
-
-    fn count(&mut self, field: &dyn Fn() -> String, limit: u64) -> Result<u64, GgufError> {
-        let found = self.u64(field)?;
-        if found > limit {
-            return Err(GgufError::TooLarge {
-                field: field(),
-                found,
-                limit,
-            });
-        }
-        Ok(found)
-    }
-
-    fn string(&mut self, field: &dyn Fn() -> String, limit: u64) -> Result<String, GgufError> {
-        let length = self.count(&|| format!("the length of {}", field()), limit)?;
-        let bytes = self.take(length, field)?;
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_owned()),
-            Err(_) => Err(GgufError::Invalid {
-                field: field(),
-                problem: "it is not UTF-8".to_owned(),
-            }),
-        }
-    }
-
-    /// `count`, lowered to what the bytes that are left can hold: the most that may be allocated ahead.
-    fn plausible(&self, count: u64, least_bytes: u64) -> usize {
-        let left = self.bytes.len() as u64 - self.at;
-        count.min(left / least_bytes) as usize
     }
 }
 
