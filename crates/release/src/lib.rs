@@ -12,6 +12,8 @@ pub mod digest;
 pub mod limits;
 pub mod manifest;
 pub mod names;
+#[cfg(feature = "samples")]
+pub mod samples;
 pub mod time;
 pub mod tuf;
 

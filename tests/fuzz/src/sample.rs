@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+pub use fieldfare_release::samples::{federated, imported};
 use fieldfare_release::tuf::SigningKey;
 
 use crate::keys;
 pub use crate::targets::gguf::{decoder, file as gguf};
-pub use crate::targets::manifest::{federated, imported};
 use crate::targets::metadata;
 pub use crate::targets::metadata::NOW;
 
