@@ -3,35 +3,10 @@
 use fieldfare_controller_peers::device::{Session, hello, message, profile};
 use fieldfare_controller_peers::{Fleet, refusal};
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
-use fieldfare_proto::v1::{
-    GetDeviceRequest, Heartbeat, Hello, ObservedModel, ObservedState, TokenRole, device_message, gateway_message,
-};
+use fieldfare_proto::v1::{Heartbeat, Hello, ObservedModel, ObservedState, TokenRole, device_message, gateway_message};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-
-#[tokio::test]
-async fn a_newer_session_fences_the_older_one_off() {
-    let fleet = Fleet::start().await;
-    let device = fleet.join(TokenRole::Device, "north").await;
-    let first = Session::open(&fleet, &device, hello("north")).await.unwrap();
-    let second = Session::open(&fleet, &device, hello("north")).await.unwrap();
-    assert!(second.welcome.session_fence > first.welcome.session_fence);
-    let (code, text) = refusal(first.end().await);
-    assert!(code == Code::Aborted && text.contains("newer"), "{code:?} {text}");
-    second
-        .send(device_message::Message::Heartbeat(Heartbeat::default()))
-        .await;
-    let shown = fleet
-        .operator()
-        .await
-        .get_device(GetDeviceRequest { device: "north".into() })
-        .await
-        .unwrap()
-        .into_inner();
-    assert!(shown.connected && shown.agent_version == "0.1.0", "{shown:?}");
-    fleet.stop().await;
-}
 
 #[tokio::test]
 async fn a_drained_session_is_told_when_to_come_back() {

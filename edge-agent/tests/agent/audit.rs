@@ -20,7 +20,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 
 use crate::device::{PATIENCE, assert_answers, impatient};
-use crate::install::{Stage, kill};
+use crate::install::Stage;
 use crate::local_api::Owner;
 use crate::releases::{ANSWER, MODEL, PROMPT, release, weights};
 
@@ -175,34 +175,19 @@ async fn answers_are_recorded_by_their_figures_and_no_word_of_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_of_the_model_is_recorded_a_switch_before_it_happens() {
-    let policy = InstallPolicy {
-        confirm_window: Duration::from_secs(600),
-        max_crashes: 3,
-        ..impatient()
-    };
-    let stage = Stage::with(release(2, weights(Precision::Q8_0)), policy).await;
-    let Stage {
-        running,
-        releases,
-        first,
-        second,
-        ..
-    } = &stage;
-    running.assign(releases, second, 2);
-    let mut pid = None;
-    for attempt in 0..3 {
-        pid = running.serving_anew(second, pid).await.engine.pid();
-        if attempt == 0 {
+    let stage = Stage::patient_with_crashes().await;
+    let is_switched = |crashes| {
+        if crashes == 0 {
             let switched = changes(&events(&stage.device.folder)).pop().unwrap();
             assert_eq!(
                 (switched.kind(), switched.model.unwrap().release),
-                (AuditModelChangeKind::Switched, second.text())
+                (AuditModelChangeKind::Switched, stage.second.text())
             );
         }
-        kill(pid);
-    }
-    assert_answers(&*running.serving(first).await).await;
-    running.obstacle().await;
+    };
+    stage.crash_the_second(is_switched).await;
+    assert_answers(&*stage.running.serving(&stage.first).await).await;
+    stage.running.obstacle().await;
     stage.running.stop().await;
 
     let events = events(&stage.device.folder);

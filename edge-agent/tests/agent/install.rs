@@ -30,6 +30,27 @@ impl Stage {
         Self::with(release(2, weights(Precision::Q8_0)), impatient()).await
     }
 
+    /// The second release serves until it crashes for the third time.
+    pub(crate) async fn patient_with_crashes() -> Self {
+        let policy = InstallPolicy {
+            confirm_window: Duration::from_secs(600),
+            max_crashes: 3,
+            ..impatient()
+        };
+        Self::with(release(2, weights(Precision::Q8_0)), policy).await
+    }
+
+    /// Kills the second release each of the three times that it serves. `served` looks at it before, and is told how often it crashed.
+    pub(crate) async fn crash_the_second(&self, served: impl Fn(u32)) {
+        self.running.assign(&self.releases, &self.second, 2);
+        let mut pid = None;
+        for crashes in 0..3 {
+            pid = self.running.serving_anew(&self.second, pid).await.engine.pid();
+            served(crashes);
+            kill(pid);
+        }
+    }
+
     pub(crate) async fn with(second: Release, policy: InstallPolicy) -> Self {
         let fleet = Fleet::new();
         let mut releases = Releases::start(&fleet).await;
@@ -101,12 +122,7 @@ pub(crate) fn kill(pid: Option<u32>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_keeps_crashing_gives_way_to_the_one_before() {
-    let policy = InstallPolicy {
-        confirm_window: Duration::from_secs(600),
-        max_crashes: 3,
-        ..impatient()
-    };
-    let stage = Stage::with(release(2, weights(Precision::Q8_0)), policy).await;
+    let stage = Stage::patient_with_crashes().await;
     let Stage {
         running,
         releases,
@@ -114,12 +130,7 @@ async fn a_release_that_keeps_crashing_gives_way_to_the_one_before() {
         second,
         ..
     } = &stage;
-    running.assign(releases, second, 2);
-    let mut pid = None;
-    for _ in 0..3 {
-        pid = running.serving_anew(second, pid).await.engine.pid();
-        kill(pid);
-    }
+    stage.crash_the_second(|_| {}).await;
     let obstacle = running.obstacle().await;
     assert!(matches!(obstacle, Obstacle::CrashLoop { crashes: 3, .. }), "{obstacle}");
     assert_answers(&*running.serving(first).await).await;
