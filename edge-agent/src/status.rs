@@ -1,11 +1,11 @@
 //! `fieldfare-agent status`: asks the agent of a folder through its local API.
 
+use fieldfare_files::{self as files, FileError};
 use serde_json::Value;
 
 use crate::args::Output;
 use crate::folder::Folder;
 use crate::limits::LOCAL_API_TIMEOUT;
-use fieldfare_files::{self as files, FileError};
 
 /// Why the agent of a folder says nothing.
 #[derive(Debug, thiserror::Error)]

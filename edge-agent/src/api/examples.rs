@@ -7,6 +7,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection, StringRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use fieldfare_lm::example::Example;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,7 +16,6 @@ use crate::limits::{MAX_EXAMPLE_BYTES, MAX_EXAMPLES, MAX_EXAMPLES_PER_REQUEST, M
 use crate::openai::{self, ApiError, Code};
 use crate::private::{PrivateStore, StoreError};
 use crate::process;
-use fieldfare_lm::example::Example;
 
 type Answer = Result<Response, ApiError>;
 type Body = Result<String, StringRejection>;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::StringRejection;
+use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_fleet::ByteSize;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -14,7 +15,6 @@ use crate::config::Settings;
 use crate::folder::Folder;
 use crate::openai::{ApiError, Code};
 use crate::process;
-use fieldfare_files::{self as files, FileError, Secrecy};
 
 /// Owns the settings: they are on the disk before anybody sees them.
 #[derive(Debug)]

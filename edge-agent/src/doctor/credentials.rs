@@ -1,10 +1,9 @@
 //! The clock, and who the device is.
 
 use fieldfare_files::is_exposed;
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 use fieldfare_tls::limits::RENEWAL_GRACE;
 use fieldfare_tls::{Identity, IdentityError, StorageError};
-
-use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 
 use super::Patient;
 use crate::clock_proof;

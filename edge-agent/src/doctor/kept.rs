@@ -3,14 +3,13 @@
 use fieldfare_audit::folder::LogFolder;
 use fieldfare_audit::read::{Trust, examine};
 use fieldfare_files as files;
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 use fieldfare_privacy::Epsilon;
 use fieldfare_release::tuf::SigningKey;
 use ring::rand::SystemRandom;
 
-use super::presence::Presence;
-use fieldfare_member::diagnosis::{Check, ok, problem, warning};
-
 use super::Patient;
+use super::presence::Presence;
 use crate::limits::{AUDIT_LOGS_KEPT, LEDGER_LOW};
 use crate::private::PrivateStore;
 use crate::process;

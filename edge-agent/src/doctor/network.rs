@@ -1,15 +1,15 @@
 //! The controllers, and the release repository behind them: reached, and judged.
 
+use std::time::Duration;
+
 use fieldfare_files as files;
 use fieldfare_fleet::Timestamp;
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 use fieldfare_release::UnixSeconds;
 use fieldfare_release::tuf::TrustedState;
 use fieldfare_tls::{
     ConnectError, Endpoint, ExpectedServer, Identity, IdentityHandle, ServerTrust, TimeSource, connect,
 };
-use std::time::Duration;
-
-use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 
 use super::Patient;
 use crate::config::AgentConfig;

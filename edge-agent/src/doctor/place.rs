@@ -5,13 +5,12 @@ use std::io::Write;
 use std::path::Path;
 
 use fieldfare_fleet::ByteSize;
+use fieldfare_member::diagnosis::{Check, ok, problem, warning};
 use rustix::fs::{Mode, OFlags};
 use tokio::net::TcpListener;
 
-use super::presence::Presence;
-use fieldfare_member::diagnosis::{Check, ok, problem, warning};
-
 use super::Patient;
+use super::presence::Presence;
 use crate::install::{Shelf, standing};
 use crate::limits::DISK_RESERVE_BYTES;
 use crate::measure;

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use fieldfare_fleet::rollout::Evidence;
 use fieldfare_fleet::{Fraction, NatsPerToken, TokensPerSecond};
+use fieldfare_lm::example::Example;
 use fieldfare_release::manifest::Probe;
 use tokio::time::timeout;
 
 use crate::limits::PROBE_TIMEOUT;
 use crate::serving::Engine;
 use crate::serving::protocol::{Options, Prompt};
-use fieldfare_lm::example::Example;
 
 /// What the probes have shown so far.
 #[derive(Debug, Default)]

@@ -1,5 +1,7 @@
 //! What a client asks for, read and checked field by field.
 
+use fieldfare_lm::limits::MAX_MESSAGES;
+use fieldfare_lm::tokenizer::ChatMessage;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -7,8 +9,6 @@ use super::error::{ApiError, Code};
 use crate::limits::{DEFAULT_MAX_TOKENS, MAX_STOP_STRINGS};
 use crate::serving::Served;
 use crate::serving::protocol::{Options, Prompt};
-use fieldfare_lm::limits::MAX_MESSAGES;
-use fieldfare_lm::tokenizer::ChatMessage;
 
 /// Which endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! The device's own examples.
 
+use fieldfare_lm::example::Example;
 use redb::{ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 
 use super::store::{EXAMPLES, META, PrivateStore, StoreError};
 use crate::limits::MAX_EXAMPLES;
-use fieldfare_lm::example::Example;
 
 /// An example with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

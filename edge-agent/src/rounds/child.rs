@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fieldfare_lm::config::DecoderConfig;
 use fieldfare_lm::engine::Mapping;
+use fieldfare_lm::example::{Example, Rendered};
 use fieldfare_lm::gguf::Gguf;
 use fieldfare_lm::quantize::{Precision, quantize};
 use fieldfare_lm::tokenizer::{ChatTemplate, TokenizedExample, Tokenizer};
@@ -30,7 +31,6 @@ use super::plan::Training;
 use crate::limits::MAX_ORDER_BYTES;
 use crate::private::StoredExample;
 use crate::{clock, process};
-use fieldfare_lm::example::{Example, Rendered};
 
 /// What the training process is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

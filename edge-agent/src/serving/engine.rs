@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fieldfare_lm::example::Example;
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, ChildStdout};
@@ -17,7 +18,6 @@ use crate::limits::{
     EXIT_TIMEOUT, LOAD_TIMEOUT, MAX_LINE_BYTES, MAX_SESSIONS, MAX_WAITING, STOP_TIMEOUT, STREAM_QUEUE,
 };
 use crate::process::{Binary, Task};
-use fieldfare_lm::example::Example;
 
 type Lines = FramedRead<ChildStdout, LinesCodec>;
 
