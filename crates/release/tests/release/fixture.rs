@@ -263,3 +263,11 @@ pub(crate) fn look_up(
         asked.push(request.file.name);
     }
 }
+
+pub(crate) fn key_again(key: &SigningKey) -> SigningKey {
+    SigningKey::from_pem(&key.to_pem(), &SystemRandom::new()).unwrap()
+}
+
+pub(crate) fn second_targets(world: &World) -> Targets {
+    world.repository.targets().unwrap().payload().next(NOW.plus(DAY))
+}

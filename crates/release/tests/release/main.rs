@@ -10,4 +10,6 @@ mod foreign;
 mod manifests;
 mod properties;
 mod publishing;
+mod roots;
+mod signatures;
 mod trust;
