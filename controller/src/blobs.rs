@@ -88,6 +88,9 @@ fn path(sha256: &Sha256Digest) -> object_store::path::Path {
 
 impl Blobs {
     /// The blobs in a local folder, which must exist. What is acknowledged is synced to disk.
+    ///
+    /// # Errors
+    /// The folder is not there, or is none.
     pub fn local(folder: &Path, clock: TimeSource) -> Result<Self, BlobError> {
         let objects = LocalFileSystem::new_with_prefix(folder).map_err(BlobError::Objects)?;
         Ok(Self {
@@ -100,6 +103,9 @@ impl Blobs {
 
     /// The length of a blob for somebody who is about to name it, or who stores it again; nothing if it is not there. From now on it
     /// counts as new.
+    ///
+    /// # Errors
+    /// [`BlobError::Folder`]: the system refuses.
     pub async fn hold(&self, sha256: &Sha256Digest) -> Result<Option<u64>, BlobError> {
         let (file, times) = (self.folder.join(path(sha256).as_ref()), Arc::clone(&self.times));
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.now().unix_ms());
@@ -116,6 +122,9 @@ impl Blobs {
     }
 
     /// Everything that lies here.
+    ///
+    /// # Errors
+    /// [`BlobError::Folder`]: the system refuses.
     pub async fn inventory(&self) -> Result<Inventory, BlobError> {
         let folder = self.folder.join("sha256");
         blocking(move || {
@@ -137,11 +146,17 @@ impl Blobs {
     }
 
     /// Removes a blob, unless it was stored or held after `before`. Tells whether it did.
+    ///
+    /// # Errors
+    /// [`BlobError::Folder`]: the system refuses.
     pub async fn remove(&self, sha256: &Sha256Digest, before: Timestamp) -> Result<bool, BlobError> {
         self.remove_file(self.folder.join(path(sha256).as_ref()), before).await
     }
 
     /// As [`Blobs::remove`], for a part of an upload that [`Blobs::inventory`] told of.
+    ///
+    /// # Errors
+    /// [`BlobError::Folder`]: the system refuses.
     pub async fn remove_unfinished(&self, file: &Path, before: Timestamp) -> Result<bool, BlobError> {
         self.remove_file(file.to_owned(), before).await
     }
@@ -162,6 +177,9 @@ impl Blobs {
     }
 
     /// The length of a blob; nothing if it is not there.
+    ///
+    /// # Errors
+    /// [`BlobError`].
     pub async fn length(&self, sha256: &Sha256Digest) -> Result<Option<u64>, BlobError> {
         match self.objects.head(&path(sha256)).await {
             Ok(meta) => Ok(Some(meta.size)),
@@ -172,6 +190,9 @@ impl Blobs {
 
     /// Stores the bytes of a stream as the blob that they must be. Storing a blob that is there reads nothing and is
     /// successful: equal names are equal bytes.
+    ///
+    /// # Errors
+    /// [`BlobError`]; the blob is as it was before.
     pub async fn put_stream<E>(
         &self,
         sha256: Sha256Digest,
@@ -208,6 +229,9 @@ impl Blobs {
     }
 
     /// Stores bytes, and tells their digest.
+    ///
+    /// # Errors
+    /// [`BlobError`].
     pub async fn put(&self, bytes: Vec<u8>) -> Result<Sha256Digest, BlobError> {
         let sha256 = Sha256Digest::of(&bytes);
         if self.hold(&sha256).await?.is_none() {
@@ -220,6 +244,9 @@ impl Blobs {
     }
 
     /// A whole blob of at most `limit` bytes, verified; nothing if it is not there.
+    ///
+    /// # Errors
+    /// [`BlobError`].
     pub async fn read(&self, sha256: &Sha256Digest, limit: u64) -> Result<Option<Bytes>, BlobError> {
         let Some(length) = self.length(sha256).await? else {
             return Ok(None);

@@ -35,6 +35,9 @@ pub enum Outcome {
 }
 
 /// Makes a fleet. Where one is, changes nothing and says what there is.
+///
+/// # Errors
+/// A file, a key or the store cannot be made; whatever was made stays, and the next `init` goes on with it.
 pub async fn init(options: &Init, clock: &TimeSource) -> Result<Outcome> {
     let folder = Folder::at(&options.dir);
     if folder.fleet().exists() {
@@ -73,6 +76,9 @@ fn host_text(host: &HostName) -> String {
 }
 
 /// What `init` decided about the fleet in this folder.
+///
+/// # Errors
+/// There is none, or it is of another version.
 pub fn load_fleet(folder: &Folder) -> Result<FleetFile> {
     let path = folder.fleet();
     let text = read(&path).with_context(|| {
@@ -172,6 +178,9 @@ pub(crate) fn identity(
 }
 
 /// The controller's own identity, for a day from now. Its key stays the same.
+///
+/// # Errors
+/// Its key cannot be read, or the authority does not issue.
 pub fn own_identity(folder: &Folder, authority: &Authorities, clock: &TimeSource) -> Result<Identity> {
     let fleet = load_fleet(folder)?;
     let principal = Principal::controller(

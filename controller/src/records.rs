@@ -55,11 +55,17 @@ records!(
 );
 
 /// Reads the record of an entry.
+///
+/// # Errors
+/// [`Refusal::Undecodable`] names the key.
 pub fn decode<R: Record>(entry: &Entry) -> Result<R, Refusal> {
     decode_at(&entry.key, entry.value.clone())
 }
 
 /// Reads the record that lies at a key.
+///
+/// # Errors
+/// [`Refusal::Undecodable`] names the key.
 pub fn decode_at<R: Record>(key: &Key, value: Bytes) -> Result<R, Refusal> {
     R::decode(value).map_err(|source| Refusal::Undecodable {
         key: key.clone(),

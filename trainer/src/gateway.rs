@@ -211,6 +211,9 @@ impl FencedGateway {
     }
 
     /// Gives the claim back undone, once: it ends by itself where that fails.
+    ///
+    /// # Errors
+    /// The controller refuses, or does not answer in time.
     pub async fn hand_back(&self) -> Result<(), CallError> {
         let mut request = Request::new(HandBackRequest {
             fence: Some(self.fence.clone()),
