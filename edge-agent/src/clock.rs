@@ -50,6 +50,11 @@ pub fn now_seconds() -> UnixSeconds {
     UnixSeconds::new(now().unix_ms() / 1000)
 }
 
+/// The beginning of a second, as release metadata count time.
+pub const fn of_seconds(seconds: UnixSeconds) -> Timestamp {
+    Timestamp::from_unix_ms(seconds.get().saturating_mul(1000))
+}
+
 /// The clock by which certificates are judged.
 pub fn time_source() -> TimeSource {
     TimeSource::new(now)

@@ -9,6 +9,7 @@ use fieldfare_fleet::Timestamp;
 use fieldfare_release::tuf::TrustedState;
 use fieldfare_tls::ValidityWindow;
 
+use crate::clock;
 use crate::folder::Folder;
 
 /// What proves a time.
@@ -61,7 +62,7 @@ pub fn behind(now: Timestamp, certificate: ValidityWindow, metadata: Option<Time
 pub fn metadata_signed(folder: &Folder) -> Option<Timestamp> {
     let bytes = files::read(&folder.trusted_state()).ok().flatten()?;
     let floor = TrustedState::from_bytes(&bytes).ok()?.time_floor();
-    Some(Timestamp::from_unix_ms(floor.get().saturating_mul(1000)))
+    Some(clock::of_seconds(floor))
 }
 
 #[cfg(test)]

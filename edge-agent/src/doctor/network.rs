@@ -12,6 +12,7 @@ use fieldfare_tls::{
 };
 
 use super::Patient;
+use crate::clock;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
 use crate::install::{Looked, RemoteRepository, RepositoryError, TrustFile, standing};
@@ -193,11 +194,8 @@ fn trusted(patient: &Patient<'_>) -> Check {
         Ok(state) => state,
         Err(error) => return problem(CHECK, process::chain(&error), advice),
     };
-    let (root, signed) = (
-        state.root(),
-        Timestamp::from_unix_ms(state.time_floor().get().saturating_mul(1000)),
-    );
-    let expires = Timestamp::from_unix_ms(root.payload().header.expires.get().saturating_mul(1000));
+    let (root, signed) = (state.root(), clock::of_seconds(state.time_floor()));
+    let expires = clock::of_seconds(root.payload().header.expires);
     let version = root.version();
     if patient.probable_time() >= expires {
         let found = format!("root {version} expired at {expires}");
@@ -228,7 +226,7 @@ fn published(patient: &Patient<'_>, endpoint: &str, looked: &Result<Looked, Repo
     let Some(expires) = looked.expires else {
         return ok(CHECK, format!("{endpoint} has published nothing yet"));
     };
-    let expires = Timestamp::from_unix_ms(expires.get().saturating_mul(1000));
+    let expires = clock::of_seconds(expires);
     let left: Duration = expires.since(patient.probable_time());
     if left < METADATA_NEARLY_EXPIRED {
         let found = format!("{endpoint}: the timestamp expires at {expires}");
