@@ -61,7 +61,7 @@ fn in_use(patient: &Patient<'_>, installed: &ReleaseId, crashes: &[Timestamp], w
         .count();
     let serving = patient.presence.says("/serving/release");
     match serving.and_then(|value| value.as_str()) {
-        Some(serving) if serving == installed.to_string() && lately > 0 => {
+        Some(serving) if serving == installed.to_string() && lately > 1 => {
             let minutes = CRASH_WINDOW.as_secs() / 60;
             let often = format!("its serving process crashed in the last {minutes} minutes, at least {lately} times");
             let advice = "look at the agent's log, which says how it ended; deploy another release if it goes on: this one is reverted by \
