@@ -56,8 +56,9 @@ pub const MAX_VOCABULARY: usize = 1 << 20;
 /// Bytes of text that one call of the tokenizer accepts: over 100,000 tokens, more than any context served here.
 pub const MAX_TEXT_BYTES: usize = 1 << 20;
 
-/// Instructions that rendering one chat template may take; a loop over a long conversation takes some ten thousand.
-pub const MAX_TEMPLATE_FUEL: u64 = 5_000_000;
+/// Steps that rendering one chat template may take, and the same again for each 64 bytes of the strings that they make: 64 MB. A
+/// loop over a long conversation takes some ten thousand, and some copies of its text.
+pub const MAX_TEMPLATE_FUEL: u64 = 1_000_000;
 
 /// Bytes of one adapter file. Rank 64 on all projections of a 7-billion-parameter decoder is 640 MB in F32.
 pub const MAX_ADAPTER_BYTES: usize = 1 << 30;

@@ -229,6 +229,24 @@ fn templates_may_call_pythons_methods() {
 }
 
 #[test]
+fn templates_may_use_what_published_ones_use() {
+    let source = "{%- set ns = namespace(text='', last=-1) -%}\
+        {%- for m in messages if m.role in ['system', 'user'] -%}\
+            {%- set ns.text = ns.text ~ (m['content'] | trim | replace('.', '!')) + '|' -%}{%- set ns.last = loop.index0 -%}\
+        {%- endfor -%}\
+        {{ ns.text }}{{ ns.last }};\
+        {{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | join(',') }};\
+        {{ messages | map(attribute='role') | join(', ') }};{{ messages[::-1] | length }};{{ messages[1:] | first | string }};\
+        {{ messages[0] | tojson }};{{ {'b': ['<ä>', 1.5], 'a': none} | tojson(indent=2) }};{{ 7 | string ~ true }};\
+        {{ messages[0].content[:2] }}{{ '-' * 3 }}{{ x | default('none') | upper }}{{ messages is iterable and x is not defined }}";
+    assert_eq!(
+        template(source).unwrap().render(&conversation()).unwrap(),
+        "Be brief!|Hi|1; Hi ;system, user;2;{'role': 'user', 'content': ' Hi '};\
+         {\"role\": \"system\", \"content\": \"Be brief.\"};{\n  \"a\": null,\n  \"b\": [\n    \"<ä>\",\n    1.5\n  ]\n};7True;Be---NONETrue"
+    );
+}
+
+#[test]
 fn attack_templates_that_never_end_or_never_stop_writing_are_stopped() {
     let endless =
         template("{% for i in range(9999) %}{% for j in range(9999) %}{% set x = i %}{% endfor %}{% endfor %}");

@@ -20,9 +20,9 @@ pub(super) const TARGET: Target = Target {
     },
     invent: None,
     take,
-    // An expression compiles to a megabyte or two, a template's machine takes some tens of kilobytes.
+    // An expression compiles to a megabyte or two, and what a template makes costs it its fuel.
     bound: Bound {
-        base: 8 << 20,
+        base: (8 << 20) + 64 * fieldfare_lm::limits::MAX_TEMPLATE_FUEL as usize,
         per_byte: 256,
     },
     words: &[
@@ -39,6 +39,16 @@ pub(super) const TARGET: Target = Target {
         b"{{ range(99999999) }}",
         b"{% set a = a ~ a %}",
         b".split('')",
+        b" | batch(99999999999)",
+        b" | slice(99999999999)",
+        b" | tojson",
+        b" | join(',')",
+        b" | replace('', 'll')",
+        b" | string",
+        b" | selectattr('role', 'equalto', 'user')",
+        b" | map(attribute='content') | list",
+        b"{% set ns = namespace(a=messages) %}",
+        b"{% set ns.a = [ns.a, ns.a] %}",
     ],
     inputs: 8_000,
 };

@@ -6,9 +6,13 @@ mod releases;
 
 use fieldfare_audit::limits::MAX_NOTE_BYTES;
 use fieldfare_audit::note;
+use fieldfare_fuzz::memory::Counting;
 use fieldfare_privacy::limits::{MAX_COHORT, MAX_LENGTH, MAX_LEVELS, MAX_RING_BITS, MIN_LEVELS};
 use fieldfare_privacy::{RingCodec, RingError, RingParameters};
 use ring::rand::SystemRandom;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_ring() {

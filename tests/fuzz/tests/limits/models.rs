@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use fieldfare_fuzz::memory;
 use fieldfare_fuzz::sample::{decoder, gguf};
 use fieldfare_lm::adapter::peft::{AdapterError, read, write};
 use fieldfare_lm::adapter::{AdapterMismatch, LoraAdapter, LoraFactors, Projection};
@@ -10,7 +11,7 @@ use fieldfare_lm::config::DecoderConfig;
 use fieldfare_lm::gguf::{Array, Gguf, GgufError, GgufWriter, HeaderError, Metadata, TensorSpec, TensorType, Value};
 use fieldfare_lm::limits::*;
 use fieldfare_lm::tokenizer::{
-    ChatMessage, ChatTemplate, ControlTokens, EncodeError, Position, Tokenizer, TokenizerError,
+    ChatMessage, ChatTemplate, ControlTokens, EncodeError, Position, TemplateError, Tokenizer, TokenizerError,
 };
 
 /// What the reader says of a header whose tensors lie in a file as long as may be.
@@ -196,19 +197,21 @@ fn vocabularies_and_texts() {
     );
 }
 
+/// The length of the prompt that a template makes of one message of a kibibyte.
+fn render(template: &str) -> Result<usize, TemplateError> {
+    let mut metadata = vocabulary(2);
+    metadata.set("tokenizer.chat_template", Value::String(template.to_owned()));
+    let tokenizer = Tokenizer::from_metadata(&metadata).unwrap();
+    let template = ChatTemplate::from_metadata(&metadata, tokenizer.vocabulary()).unwrap();
+    let message = ChatMessage {
+        role: "user".to_owned(),
+        content: "x".repeat(1024),
+    };
+    template.render(&[message]).map(|prompt| prompt.len())
+}
+
 #[test]
 fn templates() {
-    let render = |template: &str| {
-        let mut metadata = vocabulary(2);
-        metadata.set("tokenizer.chat_template", Value::String(template.to_owned()));
-        let tokenizer = Tokenizer::from_metadata(&metadata).unwrap();
-        let template = ChatTemplate::from_metadata(&metadata, tokenizer.vocabulary()).unwrap();
-        let message = ChatMessage {
-            role: "user".to_owned(),
-            content: "x".repeat(1024),
-        };
-        template.render(&[message]).map(|prompt| prompt.len())
-    };
     // An empty turn of a loop takes at least one step.
     let turns = |outer: u64| {
         format!("{{% for a in range({outer}) %}}{{% for b in range(10000) %}}{{% endfor %}}{{% endfor %}}")
@@ -218,6 +221,50 @@ fn templates() {
     let copies = |count: usize| format!("{{% for a in range({count}) %}}{{{{ messages[0].content }}}}{{% endfor %}}");
     assert_eq!(render(&copies(MAX_TEXT_BYTES / 1024)).unwrap(), MAX_TEXT_BYTES);
     assert!(render(&copies(MAX_TEXT_BYTES / 1024 + 1)).is_err());
+}
+
+#[test]
+fn attack_templates_that_grow_without_end_take_bounded_memory() {
+    let begin = "{% set ns = namespace(s=messages[0].content, x=[messages[0].content]) %}";
+    let often = |step: &str, end: &str| format!("{begin}{{% for i in range(60) %}}{step}{{% endfor %}}{end}");
+    let laughs = "{% set ns.x = [ns.x, ns.x] %}";
+    let megabyte = "(messages[0].content * 1000)";
+    let templates = [
+        "{{ [1] | batch(1000000000000) }}".to_owned(),
+        "{{ [1] | batch(1000000000000, 2) }}".to_owned(),
+        "{{ [1] | slice(9223372036854775807) }}".to_owned(),
+        "{{ 'a' | indent(1000000000000, true) }}".to_owned(),
+        "{{ '%999999999999d' | format(1) }}".to_owned(),
+        "{{ messages | tojson(indent=1000000000000) }}".to_owned(),
+        "{{ messages[0].content * 99999999 }}".to_owned(),
+        "{% for i in range(1000000000000) %}{% endfor %}".to_owned(),
+        often("{% set ns.s = ns.s ~ ns.s %}", "{{ ns.s | length }}"),
+        often("{% set ns.s = ns.s + ns.s %}", "{{ ns.s | length }}"),
+        often("{% set ns.s = ns.s * 2 %}", "{{ ns.s | length }}"),
+        often("{% set ns.s = ns.s.replace('x', 'xx') %}", "{{ ns.s | length }}"),
+        often("{% set ns.s = ns.s | replace('', ns.s) %}", "{{ ns.s | length }}"),
+        often("{% set ns.s = [ns.s, ns.s] | join %}", "{{ ns.s | length }}"),
+        often(
+            "{% set t %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = t %}",
+            "{{ ns.s | length }}",
+        ),
+        often(laughs, "{{ ns.x }}"),
+        often(laughs, "{% set t %}{{ ns.x }}{% endset %}{{ t | length }}"),
+        often(laughs, "{{ ns.x | string | length }}"),
+        often(laughs, "{{ ns.x | join | length }}"),
+        often(laughs, "{{ ns.x | tojson | length }}"),
+        often(laughs, "{{ ns.x | pprint | length }}"),
+        format!("{{{{ ([{megabyte}] * 100000) | join | length }}}}"),
+        format!("{{{{ ([{megabyte}] * 100000) | sum | length }}}}"),
+        format!("{{{{ ([{megabyte}] * 100000000) | string | length }}}}"),
+        format!("{{{{ ([{megabyte}] * 100000000) | tojson | length }}}}"),
+    ];
+    for template in templates {
+        let (rendered, bytes) = memory::of(|| render(&template));
+        assert!(rendered.is_err(), "{template}: {rendered:?}");
+        let most = MAX_TEMPLATE_FUEL as usize * 64 + MAX_TEXT_BYTES * 8;
+        assert!(bytes > 0 && bytes <= most, "{template}: {bytes} bytes, at most {most}");
+    }
 }
 
 #[test]
