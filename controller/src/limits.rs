@@ -83,6 +83,11 @@ pub const REPLICA_LEASE: Duration = Duration::from_secs(15);
 /// Time to live of a trainer's claim: a crashed trainer's work is taken over after it. Renewed at a third of it.
 pub const CLAIM_LEASE: Duration = Duration::from_secs(15);
 
+/// Claims of one job that end without a word of their trainers, and without progress in between, until the job is failed: what ends
+/// every process that works on it would otherwise hold up all jobs behind it for ever. A trainer that loses its power, is killed or
+/// loses the controller takes one each time; one that says that it cannot go on takes none.
+pub const FRUITLESS_CLAIMS_MAX: u32 = 8;
+
 /// A device whose session ended is taken as lost to its round after this long; a reconnect takes a few seconds.
 pub const ROUND_SESSION_GRACE: Duration = Duration::from_secs(15);
 

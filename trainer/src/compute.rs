@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 
 /// Says that a computation should end because nobody waits for its result.
 #[derive(Clone, Debug, Default)]
@@ -75,9 +76,26 @@ impl Drop for StopOnDrop {
 }
 
 /// A computation that ended without a result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the computation panicked")]
-pub struct ComputePanicked;
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ComputeError {
+    /// It panicked, with this message. It would again: what it computes from decides.
+    #[error("the computation panicked: {0}")]
+    Panicked(String),
+    /// The process ends.
+    #[error("the process ends")]
+    Ended,
+}
+
+impl From<JoinError> for ComputeError {
+    fn from(error: JoinError) -> Self {
+        let Ok(payload) = error.try_into_panic() else {
+            return Self::Ended;
+        };
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        Self::Panicked(text.unwrap_or_else(|| "without a message".to_owned()))
+    }
+}
 
 /// The process's compute thread.
 #[derive(Clone, Debug)]
@@ -102,15 +120,15 @@ impl Compute {
     /// Computes; dropping the future sets the computation's [`Stop`]. The next one begins when this one has really ended.
     ///
     /// # Errors
-    /// The computation panicked.
+    /// The computation panicked, or the process ends.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Stop) -> T + Send + 'static,
-    ) -> Result<T, ComputePanicked> {
+    ) -> Result<T, ComputeError> {
         let turn = Arc::clone(&self.slot)
             .acquire_owned()
             .await
-            .map_err(|_| ComputePanicked)?;
+            .map_err(|_| ComputeError::Ended)?;
         let stop = Stop::new();
         let _guard = StopOnDrop(stop.clone());
         let task = tokio::task::spawn_blocking(move || {
@@ -118,7 +136,7 @@ impl Compute {
             drop(turn);
             result
         });
-        task.await.map_err(|_| ComputePanicked)
+        Ok(task.await?)
     }
 }
 
@@ -150,10 +168,12 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_error_and_the_thread_is_free_again() {
         let compute = Compute::new();
-        assert_eq!(
+        for said in [
             compute.run(|_| panic!("on purpose")).await,
-            Err::<(), _>(ComputePanicked)
-        );
+            compute.run(|_| panic!("on {}", "purpose")).await,
+        ] {
+            assert_eq!(said, Err::<(), _>(ComputeError::Panicked("on purpose".to_owned())));
+        }
         assert_eq!(compute.run(|_| 1).await, Ok(1));
     }
 

@@ -5,6 +5,7 @@ use std::error::Error;
 pub use fieldfare_service::chain;
 use tonic::Code;
 
+use crate::compute::ComputeError;
 use crate::gateway::CallError;
 use crate::limits::REASON_BYTES_MAX;
 
@@ -37,6 +38,14 @@ impl WorkError {
         move |source| Self::Interrupted {
             doing,
             source: source.into(),
+        }
+    }
+
+    /// A computation without a result: one that panicked does so on every trainer, and is the job's end.
+    pub(crate) fn computing(doing: &'static str) -> impl FnOnce(ComputeError) -> Self {
+        move |error| match error {
+            ComputeError::Panicked(_) => Self::Impossible(format!("{doing}: {error}")),
+            ComputeError::Ended => Self::interrupted(doing)(error),
         }
     }
 
@@ -91,6 +100,23 @@ mod tests {
         assert!(matches!(of(Code::Unavailable), WorkError::Interrupted { .. }));
         assert!(matches!(of(Code::PermissionDenied), WorkError::Interrupted { .. }));
         assert!(matches!(of(Code::InvalidArgument), WorkError::Impossible(reason) if reason.contains("Checkpoint")));
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_job_with_its_message() {
+        let compute = crate::compute::Compute::new();
+        let computed = compute.run(|_| -> () { panic!("capacity overflow") });
+        let error = computed
+            .await
+            .map_err(WorkError::computing("answering the probes"))
+            .unwrap_err();
+        let WorkError::Impossible(reason) = error else {
+            panic!("{error:?}")
+        };
+        assert!(
+            reason.contains("answering the probes") && reason.contains("capacity overflow"),
+            "{reason}"
+        );
     }
 
     #[test]

@@ -145,22 +145,9 @@ impl Workshop {
             ended = self.dispatch(&gateway, claim) => Ended::Work(ended),
         };
         let outcome = match ended {
-            Ended::Shutdown => {
-                match gateway.hand_back().await {
-                    Ok(()) => tracing::info!(
-                        job = gateway.job(),
-                        "handed the claim back: whoever takes it goes on from its last checkpoint"
-                    ),
-                    Err(error) => tracing::warn!(
-                        job = gateway.job(),
-                        error = chain(&error),
-                        "the claim was not handed back; it lapses"
-                    ),
-                }
-                return;
-            }
+            Ended::Shutdown => return hand_back(&gateway).await,
             Ended::Work(Ok(outcome)) => outcome,
-            Ended::Work(Err(error)) | Ended::Claim(error) => match self.give_up(gateway.job(), &error).await {
+            Ended::Work(Err(error)) | Ended::Claim(error) => match self.give_up(&gateway, &error).await {
                 Some(outcome) => outcome,
                 None => return,
             },
@@ -168,16 +155,18 @@ impl Workshop {
         self.finish(&gateway, outcome).await;
     }
 
-    /// What the controller is told about work that did not succeed; nothing where the claim simply lapses.
-    async fn give_up(&self, job: &str, error: &WorkError) -> Option<finish_request::Outcome> {
-        let reason = chain(error);
+    /// What the controller is told of the end of work that did not succeed; nothing where the job goes on, here or elsewhere.
+    async fn give_up(&self, gateway: &FencedGateway, error: &WorkError) -> Option<finish_request::Outcome> {
+        let (job, reason) = (gateway.job(), chain(error));
         match error {
             WorkError::Superseded => {
                 tracing::warn!(job, "another trainer has this job now: stopping at once");
                 None
             }
             WorkError::Interrupted { .. } => {
-                tracing::error!(job, reason, "the work was interrupted; its claim lapses");
+                tracing::error!(job, reason, "the work was interrupted");
+                // Said rather than left to the lease: claims that end without a word count against the job.
+                hand_back(gateway).await;
                 tokio::time::sleep(BACKOFF_MAX).await;
                 None
             }
@@ -223,6 +212,21 @@ impl Workshop {
                 "the claim's checkpoint is of another kind of work".into(),
             )),
         }
+    }
+}
+
+/// Gives the claim back; where that does not succeed, it lapses.
+async fn hand_back(gateway: &FencedGateway) {
+    match gateway.hand_back().await {
+        Ok(()) => tracing::info!(
+            job = gateway.job(),
+            "handed the claim back: whoever takes it goes on from its last checkpoint"
+        ),
+        Err(error) => tracing::warn!(
+            job = gateway.job(),
+            error = chain(&error),
+            "the claim was not handed back; it lapses"
+        ),
     }
 }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use fieldfare_fleet::{DeploymentName, JobName, TrainerName};
 use fieldfare_proto::OptionExt;
 use fieldfare_proto::v1::{
-    self, Claim, ClaimRecord, FederatedWork, ImportWork, JobRecord, JobStage, JobStatusRecord, claim, job_record,
+    self, Claim, ClaimRecord, FederatedWork, ImportWork, JobRecord, JobStage, JobStatusRecord, WorkCheckpoint, claim,
+    job_record, work_checkpoint,
 };
 use fieldfare_store::{Condition, LeaseError, LeaseId};
 
-use super::is_over;
-use crate::limits::CLAIM_LEASE;
+use super::{is_over, rounds};
+use crate::limits::{CLAIM_LEASE, FRUITLESS_CLAIMS_MAX};
 use crate::mirror::Records;
 use crate::placement::variants_in_use;
 use crate::plane::ControlPlane;
@@ -196,7 +197,30 @@ pub(super) async fn claim(plane: &ControlPlane, trainer: &TrainerName) -> Result
     Ok(None)
 }
 
-/// Takes one job, unless somebody else has it.
+/// How far a checkpoint is: a job that goes on gets further with each, whoever works on it and from wherever it began again.
+fn distance(checkpoint: Option<&WorkCheckpoint>) -> u64 {
+    let (whole, part) = match checkpoint.and_then(|checkpoint| checkpoint.work.as_ref()) {
+        None => return 0,
+        Some(work_checkpoint::Work::Import(import)) => (import.built.len(), import.stage.unsigned_abs()),
+        Some(work_checkpoint::Work::Federated(federated)) => (federated.committed_round as usize, federated.attempt),
+    };
+    1 + ((whole as u64) << 32 | u64::from(part))
+}
+
+/// Counts a claim that begins. Whether it may: a job that ended too many claims without getting any further may not.
+fn count(status: &mut JobStatusRecord) -> bool {
+    let distance = distance(status.checkpoint.as_ref());
+    if distance > status.furthest {
+        (status.furthest, status.fruitless_claims) = (distance, 0);
+    }
+    if status.fruitless_claims >= FRUITLESS_CLAIMS_MAX {
+        return false;
+    }
+    status.fruitless_claims += 1;
+    true
+}
+
+/// Takes one job, unless somebody else has it or it is failed for all the claims that it ended.
 async fn take(
     plane: &ControlPlane,
     trainer: &TrainerName,
@@ -215,20 +239,36 @@ async fn take(
         if record.cancelled || is_over(status.stage()) {
             return Ok(None);
         }
-        status.last_token += 1;
-        status.trainer = trainer.to_string();
         status.updated_unix_ms = plane.unix_ms();
-        if status.stage() == JobStage::Waiting {
-            status.set_stage(JobStage::Running);
+        if count(&mut status) {
+            status.last_token += 1;
+            status.trainer = trainer.to_string();
+            if status.stage() == JobStage::Waiting {
+                status.set_stage(JobStage::Running);
+            }
+            change.put(plane.keys.job_status(name), &mut status);
+            let token = status.last_token;
+            let mut claim = held.unwrap_or_default();
+            claim.token = token;
+            claim.trainer = trainer.to_string();
+            claim.lease = lease.number();
+            change.put_leased(key, &mut claim, lease);
+            Some((token, record, status))
+        } else {
+            tracing::error!(job = %name, last = status.trainer, "no claim on this job comes to an end: it is failed");
+            status.set_stage(JobStage::Failed);
+            status.reason = format!(
+                "{FRUITLESS_CLAIMS_MAX} claims ended without a word of their trainer and without progress, the last of {:?}: \
+                 the work ends whatever process does it, or no trainer lives long enough for a part of it",
+                status.trainer
+            );
+            change.put(plane.keys.job_status(name), &mut status);
+            if held.is_some() {
+                change.delete(key);
+            }
+            rounds::give_up_all(plane, &mut change, name).await?;
+            None
         }
-        change.put(plane.keys.job_status(name), &mut status);
-        let token = status.last_token;
-        let mut claim = held.unwrap_or_default();
-        claim.token = token;
-        claim.trainer = trainer.to_string();
-        claim.lease = lease.number();
-        change.put_leased(key, &mut claim, lease);
-        Some((token, record, status))
     }))
 }
 

@@ -314,7 +314,9 @@ impl TrainerGatewayService {
 
     async fn free(&self, held: &HeldClaim) -> Result<(), Refusal> {
         let lease = attempt!("the claim", self.plane.records, change, {
-            held.guard(&mut change).await?;
+            let (_, mut status) = held.job(&mut change).await?;
+            status.fruitless_claims = status.fruitless_claims.saturating_sub(1);
+            held.put_status(&mut change, &mut status);
             held.release(&mut change).await?
         });
         self.forget(lease).await;

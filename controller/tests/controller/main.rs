@@ -7,6 +7,7 @@ mod attempts;
 mod audit;
 mod authority;
 mod backup;
+mod claims;
 mod compatibility;
 mod decisions;
 mod enrolment;

@@ -7715,6 +7715,12 @@ pub struct JobStatusRecord {
     /// The fencing token of the newest claim; it only grows.
     #[prost(uint64, tag = "11")]
     pub last_token: u64,
+    /// How far the furthest checkpoint is that a claim began from; it only grows, and says nothing but more or less.
+    #[prost(uint64, tag = "12")]
+    pub furthest: u64,
+    /// Claims since then that nobody handed back. A job that ends whoever works on it is failed after some of them.
+    #[prost(uint32, tag = "13")]
+    pub fruitless_claims: u32,
 }
 /// /jobs/claim/<name>, leased: the claim that is current while its lease lives.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -41,7 +41,7 @@ pub(super) async fn build(
         .compute
         .run(move |stop| write(&mapping, precision, &path, stop))
         .await;
-    built.map_err(WorkError::interrupted("building a variant"))?
+    built.map_err(WorkError::computing("building a variant"))?
 }
 
 fn write(mapping: &Arc<Mapping>, precision: Precision, path: &Path, stop: &Stop) -> Result<Downloaded, WorkError> {
@@ -80,7 +80,7 @@ pub(super) async fn evaluate(
     });
     Ok(measured
         .await
-        .map_err(WorkError::interrupted("evaluating a variant"))??
+        .map_err(WorkError::computing("evaluating a variant"))??
         .loss_per_token())
 }
 

@@ -121,7 +121,7 @@ impl Import<'_> {
                 .and_then(|questions| answer(&engine, &questions, stop))
                 .map_err(WorkError::Impossible)
         });
-        answered.await.map_err(WorkError::interrupted("answering the probes"))?
+        answered.await.map_err(WorkError::computing("answering the probes"))?
     }
 }
 

@@ -21,7 +21,7 @@ impl Import<'_> {
         let (file, name) = self.fetch().await?;
         let shown = name.clone();
         let validated = self.workshop.compute.run(move |_| validate(file, name)).await;
-        let validated = validated.map_err(WorkError::interrupted("reading the source"))?;
+        let validated = validated.map_err(WorkError::computing("reading the source"))?;
         validated.map_err(|problem| WorkError::Impossible(format!("{shown} cannot be imported: {problem}")))
     }
 

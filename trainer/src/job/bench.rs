@@ -81,9 +81,7 @@ impl Bench {
             };
             Ok(Self { engines, lora, adapter })
         });
-        opened
-            .await
-            .map_err(WorkError::interrupted("loading the base release"))?
+        opened.await.map_err(WorkError::computing("loading the base release"))?
     }
 
     /// The same models for adapters of this form.

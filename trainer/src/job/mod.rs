@@ -203,7 +203,7 @@ impl<'a> Job<'a> {
             };
             (0..bench.variants()).map(measure).collect::<Result<Vec<_>, _>>()
         });
-        let measured = measured.await.map_err(WorkError::interrupted("evaluating"))?;
+        let measured = measured.await.map_err(WorkError::computing("evaluating"))?;
         measured.map_err(|error| {
             WorkError::Impossible(format!("the evaluation set cannot be evaluated: {}", chain(&error)))
         })

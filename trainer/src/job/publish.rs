@@ -153,7 +153,7 @@ async fn probes(job: &Job<'_>, state: &[f32]) -> Result<Vec<Probe>, WorkError> {
         }
         Ok(probes)
     });
-    let answered: Result<_, String> = answered.await.map_err(WorkError::interrupted("answering the probes"))?;
+    let answered: Result<_, String> = answered.await.map_err(WorkError::computing("answering the probes"))?;
     answered.map_err(|problem| WorkError::Impossible(format!("the probes: {problem}")))
 }
 

@@ -299,7 +299,7 @@ impl<'a> Drive<'a> {
                 Ok(sum.mean().unwrap_or_default())
             });
             Ok(Computed::Mean(
-                mean.await.map_err(WorkError::interrupted("summing a round"))?,
+                mean.await.map_err(WorkError::computing("summing a round"))?,
             ))
         }));
     }
@@ -312,7 +312,7 @@ impl<'a> Drive<'a> {
         self.computing = Some(Box::pin(async move {
             let measured = compute.run(move |stop| bench.measure(0, &candidate, &evaluation, stop));
             Ok(Computed::Measured(
-                measured.await.map_err(WorkError::interrupted("evaluating a round"))?,
+                measured.await.map_err(WorkError::computing("evaluating a round"))?,
             ))
         }));
     }
