@@ -19,6 +19,7 @@ mod hostile;
 mod install;
 mod ledger;
 mod local_api;
+mod noise;
 mod offline;
 mod openai;
 mod private_store;
