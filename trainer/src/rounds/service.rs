@@ -138,11 +138,11 @@ impl RoundsService {
         };
         let (ticket, open) = self.admit(peer, header.ticket.clone())?;
         let told = check(&header, &open)?;
-        let store = &open.round.store;
         let device = ticket.device;
-        let known = store.kept(&device)?.filter(|kept| kept.digest == told);
-        if known.is_none() {
-            let _upload = self.upload(device)?;
+        // Before anything is done for it: what is kept may take as long to read as it took to come.
+        let upload = self.upload(device)?;
+        let store = open.round.store.clone();
+        if !on_disk(move || store.has(&device, told)).await?? {
             // Who waits for its turn holds no bytes yet.
             let _turn = self.uploads.acquire().await.map_err(|_| Rejection::NoRound)?;
             let length = open.round.codec.byte_length();
@@ -154,13 +154,13 @@ impl RoundsService {
                 return Err(Rejection::OtherDigest { found, told });
             }
             open.round.codec.validate(&bytes).map_err(Rejection::Garbage)?;
-            let (store, kept) = (store.clone(), bytes);
-            let put = tokio::task::spawn_blocking(move || store.put(&device, &kept)).await;
-            match put.map_err(|_| Rejection::NoRound)?? {
+            let store = open.round.store.clone();
+            match on_disk(move || store.put(&device, &bytes)).await?? {
                 Put::Stored | Put::Repeated => fieldfare_crash::point("trainer.contribution.stored"),
                 Put::Conflicts(kept) => return Err(Refused::Conflicting { device, kept }.into()),
             }
         }
+        drop(upload);
         let (answer, answered) = oneshot::channel();
         let bytes = ByteSize::new(header.length_bytes);
         let offer = Offer::Contributed {
@@ -176,6 +176,11 @@ impl RoundsService {
             repeated: answer == Answer::Known,
         })
     }
+}
+
+/// Work with files, which is none of the runtime's.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Rejection> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Rejection::NoRound)
 }
 
 /// Checks what a header promises; its digest.
