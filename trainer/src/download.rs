@@ -5,10 +5,12 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use fieldfare_files::{self as files, FileError, Secrecy};
+use fieldfare_member::patience::{Pace, TooSlow};
 use fieldfare_release::{ArtifactError, Sha256Digest};
 use fieldfare_tls::limits::CONNECT_TIMEOUT;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode};
+use tokio::time::Instant;
 
 use crate::gateway::backoff;
 use crate::limits::{DOWNLOAD_FRUITLESS_MAX, DOWNLOAD_SILENCE, SOURCE_BYTES_MAX};
@@ -44,6 +46,17 @@ pub enum DownloadError {
         /// What happened last.
         #[source]
         source: Broken,
+    },
+    /// Hardly anything came, in however many pieces and attempts.
+    #[error("{url} comes too slowly, after {received} bytes")]
+    Trickles {
+        /// What was asked for.
+        url: String,
+        /// Bytes on disk; a later download goes on from there.
+        received: u64,
+        /// How slowly.
+        #[source]
+        source: TooSlow,
     },
     /// The bytes are not those that were promised.
     #[error("{url}: not the promised bytes")]
@@ -82,6 +95,9 @@ pub enum Broken {
     /// The body ended before its announced length.
     #[error("the body ended early")]
     Short,
+    /// Hardly anything came.
+    #[error("it comes too slowly")]
+    Trickles(#[from] TooSlow),
 }
 
 /// What a download must be.
@@ -141,13 +157,20 @@ impl Download<'_> {
             Expected::Exactly { length, .. } => Some(length),
             Expected::Anything => None,
         };
-        let mut fruitless = 0;
+        let (mut fruitless, mut pace) = (0, Pace::new(Instant::now()));
         loop {
             let before = self.received();
-            let ended = self.attempt(&mut total, &mut progress).await?;
+            let ended = self.attempt(&mut total, &mut pace, &mut progress).await?;
             let received = self.received();
             let source = match ended {
                 Ended::Whole => return self.finish(),
+                Ended::Broken(Broken::Trickles(source)) => {
+                    return Err(DownloadError::Trickles {
+                        url: self.url.clone(),
+                        received,
+                        source,
+                    });
+                }
                 Ended::Broken(broken) => broken,
             };
             fruitless = if received > before { 0 } else { fruitless + 1 };
@@ -187,6 +210,7 @@ impl Download<'_> {
     async fn attempt(
         &self,
         total: &mut Option<u64>,
+        pace: &mut Pace,
         progress: &mut impl FnMut(u64, u64),
     ) -> Result<Ended, DownloadError> {
         let received = self.received();
@@ -226,7 +250,7 @@ impl Download<'_> {
             _ => *total = Some(announced),
         }
         self.remember_version(response.headers())?;
-        self.receive(response, start, announced, progress).await
+        self.receive(response, (start, announced), pace, progress).await
     }
 
     fn ask(&self, received: u64) -> Result<reqwest::RequestBuilder, DownloadError> {
@@ -303,8 +327,8 @@ impl Download<'_> {
     async fn receive(
         &self,
         mut response: Response,
-        start: u64,
-        announced: u64,
+        (start, announced): (u64, u64),
+        pace: &mut Pace,
         progress: &mut impl FnMut(u64, u64),
     ) -> Result<Ended, DownloadError> {
         let part = self.part();
@@ -330,6 +354,9 @@ impl Download<'_> {
             }
             file.write_all(&chunk).map_err(FileError::of("write", &part))?;
             progress(received, announced);
+            if let Err(slow) = pace.note(Instant::now(), chunk.len() as u64) {
+                return Ok(Ended::Broken(slow.into()));
+            }
         }
         file.sync_all().map_err(FileError::of("sync", &part))?;
         Ok(if received == announced {
@@ -412,3 +439,6 @@ pub fn internet_client() -> Result<Client, reqwest::Error> {
         .user_agent(concat!("fieldfare-trainer/", env!("CARGO_PKG_VERSION")))
         .build()
 }
+
+#[cfg(test)]
+mod tests;

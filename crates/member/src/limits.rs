@@ -15,6 +15,13 @@ pub const APPROVAL_WAIT_RANGE: (Duration, Duration) = (Duration::from_millis(200
 /// does half of it again.
 pub const KEPT_BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
 
+/// The time in which a download must show that it gets somewhere: outages of a minute or two, with their retries, leave it be.
+pub const DOWNLOAD_WINDOW: Duration = Duration::from_secs(600);
+
+/// Bytes that come in a [`DOWNLOAD_WINDOW`] at least, 1.7 kB a second: a tenth of the poorest mobile link that anything here is waited
+/// for on. At a byte now and then the largest artifact would take longer than its device lives.
+pub const DOWNLOAD_WINDOW_BYTES_MIN: u64 = 1 << 20;
+
 /// How often the certificate's age is looked at. Certificates live for hours at least.
 pub const RENEWAL_CHECK: Duration = Duration::from_secs(30);
 

@@ -4,12 +4,14 @@ use std::io::Read;
 use std::path::Path;
 
 use fieldfare_files as files;
+use fieldfare_member::patience::Pace;
 use fieldfare_release::ArtifactVerifier;
 use fieldfare_release::manifest::Artifact;
-use reqwest::{Response, StatusCode};
+use reqwest::StatusCode;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::bytes::Shelf;
 use super::repository::{RemoteRepository, RepositoryError, next_chunk};
@@ -94,7 +96,7 @@ impl RemoteRepository {
                 .open(part)
                 .await
                 .map_err(write)?;
-            let copied = copy(response, &name, &mut verifier, &mut file, progress).await;
+            let copied = copy(response.bytes_stream(), &name, &mut verifier, &mut file, progress).await;
             // What came before a break-off reaches the disk too: the next attempt begins by hashing it.
             file.flush().await.map_err(write)?;
             file.sync_all().await.map_err(write)?;
@@ -108,22 +110,27 @@ impl RemoteRepository {
     }
 }
 
-/// Writes a body to a file as it comes, up to its end or the first byte that is too many.
-async fn copy(
-    response: Response,
+/// Writes a body to a file as it comes, up to its end, the first byte that is too many, or until too little comes.
+async fn copy<S>(
+    mut stream: S,
     name: &str,
     verifier: &mut ArtifactVerifier,
     file: &mut File,
     progress: &watch::Sender<Fetched>,
-) -> Result<(), RepositoryError> {
+) -> Result<(), RepositoryError>
+where
+    S: futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin,
+{
     let name = || name.to_owned();
     let write = |source| RepositoryError::Write { name: name(), source };
     let wrong = |source| RepositoryError::Artifact { name: name(), source };
-    let mut stream = response.bytes_stream();
+    let slow = |source| RepositoryError::Trickles { name: name(), source };
+    let mut pace = Pace::new(Instant::now());
     while let Some(chunk) = next_chunk(&mut stream, &name()).await? {
         verifier.update(&chunk).map_err(wrong)?;
         file.write_all(&chunk).await.map_err(write)?;
         progress.send_modify(|fetched| fetched.done += chunk.len() as u64);
+        pace.note(Instant::now(), chunk.len() as u64).map_err(slow)?;
     }
     Ok(())
 }
@@ -149,4 +156,37 @@ async fn hash_part(artifact: &Artifact, part: std::path::PathBuf) -> std::io::Re
         }
     };
     tokio::task::spawn_blocking(hash).await.map_err(std::io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fieldfare_member::limits::DOWNLOAD_WINDOW;
+    use fieldfare_release::Sha256Digest;
+
+    use super::super::repository::tests::trickle;
+    use super::*;
+    use crate::limits::DOWNLOAD_SILENCE;
+
+    #[tokio::test(start_paused = true)]
+    async fn attack_an_artifact_that_comes_a_byte_at_a_time_is_given_up_and_what_came_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = folder.path().join("blob.part");
+        let mut file = File::create(&part).await.unwrap();
+        let mut verifier = ArtifactVerifier::new(1 << 30, Sha256Digest::of(b"what is listed"));
+        let (progress, fetched) = watch::channel(Fetched::default());
+        let begun = Instant::now();
+        let every = DOWNLOAD_SILENCE - Duration::from_secs(1);
+        let copied = copy(trickle(every), "targets/blob", &mut verifier, &mut file, &progress).await;
+        let error = copied.unwrap_err();
+        assert!(
+            matches!(error, RepositoryError::Trickles { .. }) && error.is_outage(),
+            "{error}"
+        );
+        assert!(begun.elapsed() < DOWNLOAD_WINDOW + every, "{:?}", begun.elapsed());
+        file.flush().await.unwrap();
+        let came = std::fs::metadata(&part).unwrap().len();
+        assert!(came > 0 && fetched.borrow().done == came, "{came}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The release repository over HTTPS: what may be installed, and its bytes.
 
 use fieldfare_files::FileError;
+use fieldfare_member::patience::TooSlow;
 use fieldfare_release::limits::{MAX_MANIFEST_BYTES, MAX_ROOT_BYTES};
 use fieldfare_release::tuf::{
     FileRequest, ListedTarget, Lookup, Purpose, TrustError, TrustedState, Update, UpdateError, VerifiedRepository,
@@ -44,6 +45,15 @@ pub enum RepositoryError {
     TooSlow {
         /// What was asked for.
         name: String,
+    },
+    /// The server sends a large file, and hardly anything of it.
+    #[error("{name} comes too slowly")]
+    Trickles {
+        /// What was asked for.
+        name: String,
+        /// How slowly.
+        #[source]
+        source: TooSlow,
     },
     /// The server sent less than the signed metadata list.
     #[error("the server sent {received} of the {listed} bytes of {name}")]
@@ -141,7 +151,11 @@ impl RepositoryError {
     pub const fn is_outage(&self) -> bool {
         matches!(
             self,
-            Self::Fetch { .. } | Self::Silent { .. } | Self::TooSlow { .. } | Self::BrokenOff { .. }
+            Self::Fetch { .. }
+                | Self::Silent { .. }
+                | Self::TooSlow { .. }
+                | Self::Trickles { .. }
+                | Self::BrokenOff { .. }
         )
     }
 
@@ -385,7 +399,7 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use futures_util::stream;
@@ -394,7 +408,7 @@ mod tests {
     use super::*;
 
     /// A byte each time, for ever.
-    fn trickle(every: Duration) -> impl futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin {
+    pub(crate) fn trickle(every: Duration) -> impl futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin {
         Box::pin(
             stream::repeat_with(|| Ok(bytes::Bytes::from_static(b" "))).then(move |byte| async move {
                 sleep(every).await;
