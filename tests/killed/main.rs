@@ -1,29 +1,39 @@
 //! Killed anywhere: the path of a release and of a round, with every process dying again and again.
 //!
 //! A fleet of the real binaries goes round after round: a federated job, its release rolled out, and rolled back. All the while
-//! the controller, the trainer and the agents die by `kill -9`: at named points (`fieldfare-crash`), at the n-th fsync, rename or
-//! send, before, within or after it, and at any other moment. After each turn the promises are checked.
+//! the controller, the trainer and the agents die by `kill -9`: at named points (`fieldfare-crash`), and at the n-th fsync, rename
+//! or send, before, within or after it. What they pass is counted in a first turn in which nobody dies; only a death that met its
+//! point counts. After each step the promises are checked.
 //!
 //! In a second test the machine of a process loses its power with it, and of what was not synced any part is gone.
 //!
-//! `FIELDFARE_KILLS` is the number of deaths (200), `FIELDFARE_SEED` what chooses them; both are printed.
+//! `FIELDFARE_KILLS` is the number of deaths (200), `FIELDFARE_SEED` what chooses them; both are printed, and so is each death. One of
+//! them is done again with `FIELDFARE_DEATH='PROCESS STEP WHAT'`, as it was printed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod chosen;
+mod contributions;
 mod power;
 mod promises;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use fieldfare_tests::environment::number;
+use fieldfare_tests::environment::{number, words};
+use fieldfare_tests::fates::Choice;
 use fieldfare_tests::miniature::path::MODEL;
-use fieldfare_tests::miniature::{Fleet, Setting, model, model::Random};
-use fieldfare_tests::supervised::{Choice, Fault};
+use fieldfare_tests::miniature::{Fleet, Setting, model};
+
+use crate::chosen::Chosen;
+use crate::promises::Told;
 
 /// Deaths of each process in one step of the path, after which it is left alone until the next one.
 const DEATHS_PER_STEP: u32 = 4;
 
-/// One fleet at a time: two cores are few for one.
-static ALONE: Mutex<()> = Mutex::new(());
+/// From this many deaths on somebody dies at each of the named points.
+const EVERY_POINT: u64 = 200;
+
+/// Turns beyond that for points that are still missing.
+const TURNS_MORE: u32 = 2;
 
 fn shim() -> std::path::PathBuf {
     let shim = fieldfare_tests::binaries::fieldfare().with_file_name("libfieldfare_fault_shim.so");
@@ -31,130 +41,127 @@ fn shim() -> std::path::PathBuf {
     shim
 }
 
-/// What the n-th life of a process dies of: a function of the seed, the process and the number alone.
-fn choice(seed: u64) -> Choice {
-    let shim = shim();
-    Arc::new(move |process: &str, life: u64| {
-        let mixed = process
-            .bytes()
-            .fold(seed, |mixed, byte| mixed.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        let mut random = Random(mixed.wrapping_mul(1_000_003).wrapping_add(life));
-        let points = match process {
-            "controller" => fieldfare_crash::CONTROLLER,
-            "trainer" => fieldfare_crash::TRAINER,
-            _ => fieldfare_crash::AGENT,
-        };
-        if random.below(2) == 0 {
-            let point = points[usize::try_from(random.below(points.len() as u64)).unwrap()];
-            let words = format!("{point}:{}", 1 + random.below(3));
-            return Fault {
-                variables: vec![("FIELDFARE_CRASH_AT".into(), words.clone())],
-                words,
-            };
-        }
-        // Calls are many at first and matter most then; later ones are met as well, ever more rarely.
-        let most = 1 << random.below(8);
-        let call = 1 + random.below(most);
-        let (kind, when) = match random.below(3) {
-            0 => ("sync", random.below(2)),
-            1 => ("rename", random.below(2)),
-            _ => ("send", random.below(3)),
-        };
-        let when = ["before", "after", "within"][usize::try_from(when).unwrap()];
-        let words = format!("{kind}:{call}:{when}");
-        Fault {
-            variables: vec![
-                ("LD_PRELOAD".into(), shim.display().to_string()),
-                ("FIELDFARE_FAULT".into(), words.clone()),
-            ],
-            words,
-        }
-    })
-}
-
 #[test]
 fn whoever_is_killed_wherever_the_promises_hold() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (kills, seed) = (number("FIELDFARE_KILLS", 200), number("FIELDFARE_SEED", 1));
     let folder = tempfile::tempdir().unwrap();
-    let mut path = Path::begin(Fleet::start(folder.path(), Setting::mortal(choice(seed))));
-    while path.deaths() < kills {
-        path.turn();
-    }
-    let deaths = path.end();
-    let points: std::collections::BTreeSet<&str> = deaths.iter().map(|(_, words)| words.as_str()).collect();
-    println!("{} deaths, {} different ones", deaths.len(), points.len());
+    let chosen = Chosen::new(shim(), seed, words("FIELDFARE_DEATH").as_deref(), false);
+    let choice: Choice = chosen.clone();
+    let path = Path::begin(
+        Fleet::start(folder.path(), Setting::mortal(choice)),
+        chosen,
+        Told::new(false),
+    );
+    let chosen = path.go(kills);
+    chosen.report("killed");
+    let unmet = chosen.unmet();
+    assert!(
+        kills < EVERY_POINT || chosen.only_is_over().is_some() || unmet.is_empty(),
+        "nobody died at {unmet:?}"
+    );
 }
 
 #[test]
 fn whatever_a_power_loss_leaves_the_promises_hold() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    // A quarter of the deaths of the other test, in about a minute.
+    // A quarter of the deaths of the other test.
     let (losses, seed) = (number("FIELDFARE_KILLS", 200) / 4, number("FIELDFARE_SEED", 1));
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
-    let machines = power::Machines::new(root.clone(), shim(), seed, choice(seed.wrapping_add(7)));
-    let mut path = Path::begin(Fleet::start(&root, Setting::mortal(machines)));
-    while path.deaths() < losses {
-        path.turn();
-    }
-    println!("{} power losses", path.end().len());
+    let chosen = Chosen::new(shim(), seed.wrapping_add(7), words("FIELDFARE_DEATH").as_deref(), true);
+    let machines = power::Machines::new(root.clone(), seed, chosen.clone());
+    let choice: Choice = machines.clone();
+    let path = Path::begin(Fleet::start(&root, Setting::mortal(choice)), chosen, Told::new(true));
+    let chosen = path.go(losses);
+    chosen.report("power losses");
+    let compared = machines.compared();
+    println!("{compared} acknowledged contributions that a trainer without power had to keep");
+    assert!(
+        losses < EVERY_POINT / 4 || chosen.only_is_over().is_some() || compared > 0,
+        "no trainer lost power while it owed a contribution"
+    );
 }
 
 /// The way of a release through the fleet, again and again.
 #[derive(Debug)]
 struct Path {
     fleet: Fleet,
+    chosen: Arc<Chosen>,
     turns: u32,
     /// What all devices run.
     running: String,
     /// What the last job made.
     newest: String,
-    told: promises::Told,
+    told: Told,
 }
 
 impl Path {
     /// The first release is imported, published and rolled out, in peace.
-    fn begin(fleet: Fleet) -> Self {
+    fn begin(fleet: Fleet, chosen: Arc<Chosen>, told: Told) -> Self {
         let file = fleet.root.join("nonsense.gguf");
         model::write(&file, 7);
         let release = fleet.import("first", &file);
         fleet.ok(&["release", "delegate", MODEL, "--trainer", "kiln"]);
         let mut path = Self {
             fleet,
+            chosen,
             turns: 0,
             running: release.clone(),
             newest: release,
-            told: promises::Told::default(),
+            told,
         };
         path.fleet.roll_out(&path.newest);
         path.told.check(&path.fleet, &path.running);
         path
     }
 
-    fn deaths(&self) -> u64 {
-        self.fleet.supervisor.deaths().len() as u64
+    /// A turn without deaths, and as many others as it takes.
+    fn go(mut self, deaths: u64) -> Arc<Chosen> {
+        match self.chosen.only_is_over() {
+            Some(_) => {
+                self.turn(1);
+                assert_eq!(self.chosen.only_is_over(), Some(true), "nobody died of that");
+            }
+            None => {
+                self.turn(0);
+                self.chosen.assert_every_point_is_passed();
+                let wants_points = deaths >= EVERY_POINT;
+                while self.chosen.deaths() < deaths {
+                    self.turn(DEATHS_PER_STEP);
+                }
+                for _ in 0..TURNS_MORE {
+                    if wants_points && !self.chosen.unmet().is_empty() {
+                        self.turn(DEATHS_PER_STEP);
+                    }
+                }
+            }
+        }
+        self.fleet.supervisor.stop();
+        self.chosen
     }
 
     /// A job, its release everywhere, and back again.
-    fn turn(&mut self) {
+    fn turn(&mut self, deaths: u32) {
         self.turns += 1;
         let before = self.running.clone();
-        self.fleet.supervisor.arm(DEATHS_PER_STEP);
-        self.train();
-        self.settle(&before);
-        self.fleet.supervisor.arm(DEATHS_PER_STEP);
-        self.fleet.roll_out(&self.newest);
+        self.step("train", deaths, &before, Self::train);
         let newest = self.newest.clone();
-        self.settle(&newest);
-        self.fleet.supervisor.arm(DEATHS_PER_STEP);
-        self.fleet.roll_back();
-        self.settle(&before);
+        self.step("roll-out", deaths, &newest, |path| path.fleet.roll_out(&newest));
+        self.step("roll-back", deaths, &before, |path| path.fleet.roll_back());
     }
 
-    /// Nobody dies any more, and everything that was promised holds, with this release on all devices.
-    fn settle(&mut self, running: &str) {
-        self.fleet.supervisor.disarm();
+    /// A step on which everybody dies this often at most. Then nobody does, and everything that was promised holds, with this release
+    /// on all devices.
+    fn step(&mut self, name: &'static str, deaths: u32, running: &str, walk: impl FnOnce(&mut Self)) {
+        self.chosen.begin(name);
+        match deaths {
+            0 => self.chosen.learn(&self.fleet),
+            _ => self.fleet.supervisor.arm(deaths),
+        }
+        walk(self);
+        match deaths {
+            0 => self.chosen.learn(&self.fleet),
+            _ => self.fleet.supervisor.disarm(),
+        }
         self.told.check(&self.fleet, running);
     }
 
@@ -162,11 +169,5 @@ impl Path {
         let name = format!("night-{}", self.turns);
         let job = self.fleet.train(&name);
         self.newest = self.told.note_job(&job);
-    }
-
-    fn end(self) -> Vec<(String, String)> {
-        let deaths = self.fleet.supervisor.deaths();
-        self.fleet.supervisor.stop();
-        deaths
     }
 }

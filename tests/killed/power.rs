@@ -2,30 +2,61 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use fieldfare_tests::fates::{Choice, Fates};
+use fieldfare_tests::miniature::DEVICES;
 use fieldfare_tests::power::{Chance, Disk, lay, look};
-use fieldfare_tests::supervised::{Choice, Fates, Fault};
+
+use crate::contributions;
 
 /// The machines of a fleet, each with a disk of its own.
 pub(crate) struct Machines {
     /// Where the folders of all processes lie.
     root: PathBuf,
-    shim: PathBuf,
     seed: u64,
     choice: Choice,
     disks: Mutex<BTreeMap<String, Disk>>,
+    /// Acknowledged contributions that a trainer had to keep.
+    compared: AtomicU64,
 }
 
 impl Machines {
-    pub(crate) fn new(root: PathBuf, shim: PathBuf, seed: u64, choice: Choice) -> Arc<Self> {
+    pub(crate) fn new(root: PathBuf, seed: u64, choice: Choice) -> Arc<Self> {
         Arc::new(Self {
             root,
-            shim,
             seed,
             choice,
             disks: Mutex::default(),
+            compared: AtomicU64::new(0),
         })
+    }
+
+    pub(crate) fn compared(&self) -> u64 {
+        self.compared.load(Ordering::Relaxed)
+    }
+
+    /// Promise 4: what a device holds an acknowledgement of, and the trainer had at its end, no power loss takes.
+    fn owed(&self, disk: &Disk) -> Result<(), String> {
+        let (seen, synced) = (disk.as_seen(), disk.synced());
+        for device in DEVICES {
+            let kept = contributions::kept(&self.root.join(device)).unwrap_or_default();
+            for contribution in kept.into_iter().filter(|contribution| contribution.acknowledged) {
+                let content = Some(contribution.bytes);
+                let is_whole = |path: &&PathBuf| path.extension().is_none();
+                let file = seen.iter().find(|(path, there)| **there == content && is_whole(path));
+                let Some((path, _)) = file else { continue };
+                self.compared.fetch_add(1, Ordering::Relaxed);
+                if synced.get(path) != Some(&content) {
+                    return Err(format!(
+                        "{} unsynced, which {device} has the acknowledgement of",
+                        path.display()
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn record(&self, process: &str) -> PathBuf {
@@ -34,8 +65,16 @@ impl Machines {
 }
 
 impl Fates for Machines {
-    fn fault(&self, process: &str, life: u64) -> Fault {
-        self.choice.fault(process, life)
+    fn shim(&self) -> Option<PathBuf> {
+        self.choice.shim()
+    }
+
+    fn next(&self, process: &str) -> Option<String> {
+        self.choice.next(process)
+    }
+
+    fn died(&self, process: &str, of: &str) {
+        self.choice.died(process, of);
     }
 
     fn begins(&self, process: &str, _life: u64) -> Vec<(String, String)> {
@@ -46,13 +85,9 @@ impl Fates for Machines {
         let record = self.record(process);
         // The first life has none.
         let _ = std::fs::remove_file(&record);
-        [
-            ("LD_PRELOAD", &self.shim),
-            ("FIELDFARE_FAULT_RECORD", &record),
-            ("FIELDFARE_FAULT_FOLDER", &folder),
-        ]
-        .map(|(name, path)| (name.to_owned(), path.display().to_string()))
-        .into()
+        [("FIELDFARE_FAULT_RECORD", &record), ("FIELDFARE_FAULT_FOLDER", &folder)]
+            .map(|(name, path)| (name.to_owned(), path.display().to_string()))
+            .into()
     }
 
     fn ended(&self, process: &str, life: u64, killed: bool) -> Result<(), String> {
@@ -69,6 +104,9 @@ impl Fates for Machines {
                 true => Ok(()),
                 false => Err(format!("{others:?} otherwise than the record says")),
             };
+        }
+        if process == "trainer" {
+            self.owed(&disk)?;
         }
         let mut chance = Chance(self.seed ^ life.rotate_left(32) ^ process.len() as u64);
         lay(&folder, &disk.after_power_loss(&mut chance)).map_err(|error| error.to_string())

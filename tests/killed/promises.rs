@@ -1,10 +1,16 @@
 //! What must hold after any number of deaths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use fieldfare_tests::miniature::path::MODEL;
 use fieldfare_tests::miniature::{BUDGET, DEVICES, EXAMPLES, Fleet};
 use serde_json::Value;
+
+use crate::contributions;
+
+/// How long the record of an answer may take to be written.
+const RECORDED: Duration = Duration::from_secs(10);
 
 /// What the fleet has said so far, and may not take back.
 #[derive(Debug, Default)]
@@ -13,8 +19,32 @@ pub(crate) struct Told {
     attempts: u64,
     /// Accepted contributions that each release was made of.
     releases: BTreeMap<String, u64>,
+    /// Jobs that succeeded.
+    jobs: BTreeSet<String>,
     /// Payments that each device admitted.
     paid: BTreeMap<String, u64>,
+    /// The audit log of each process as it was: of this nothing may change or go.
+    logs: BTreeMap<String, Vec<Value>>,
+    /// Whether a machine may lose what was not synced.
+    loses_power: bool,
+}
+
+/// The method of a call that answered a command.
+fn method(command: &str) -> Option<&'static str> {
+    Some(match command {
+        "token create" => "CreateToken",
+        "release init" => "InstallRoot",
+        "release import" => "ImportModel",
+        "release publish" | "release delegate" => "PublishTargets",
+        "job start" => "StartJob",
+        "rollout rollback" => "CommandRollout",
+        "deploy fields" => "ApplyDeployment",
+        _ => return None,
+    })
+}
+
+fn inferences(records: &[Value]) -> usize {
+    records.iter().filter(|record| record["kind"] == "inference").count()
 }
 
 fn whole(value: &Value) -> u64 {
@@ -22,6 +52,14 @@ fn whole(value: &Value) -> u64 {
 }
 
 impl Told {
+    /// Nothing so far, of a fleet that is killed, or whose machines lose power, too.
+    pub(crate) fn new(loses_power: bool) -> Self {
+        Self {
+            loses_power,
+            ..Self::default()
+        }
+    }
+
     /// Takes note of a job that has ended; the release that it made.
     pub(crate) fn note_job(&mut self, job: &Value) -> String {
         assert_eq!(job["stage"], "succeeded", "{job:#}");
@@ -30,6 +68,7 @@ impl Told {
         let (accepted, cohort) = (whole(&rounds[0]["accepted"]), whole(&rounds[0]["cohort"]));
         assert!(2 <= accepted && accepted <= cohort && cohort <= 3, "{job:#}");
         self.attempts += whole(&rounds[0]["attempt"]);
+        self.jobs.insert(job["name"].as_str().unwrap().to_owned());
         let release = job["manifest_target"].as_str().unwrap().to_owned();
         let before = self.releases.insert(release.clone(), accepted);
         assert_eq!(before, None, "a release is made once");
@@ -57,17 +96,59 @@ impl Told {
         let shown = fleet.json(&["release", "show", running]);
         for name in DEVICES {
             self.check_device(fleet, name, running, &shown);
-            check_log(fleet, name, running);
+            self.check_log(fleet, name, running);
         }
         // Promise 7: so is what was asked for and decided.
-        let events = records(fleet, "controller");
-        let called = |method: &str| events.iter().any(|record| record["event"]["method"] == method);
-        for method in ["Operator/ApplyDeployment", "Operator/PublishTargets"] {
-            assert!(
-                called(&format!("fieldfare.v1.{method}")),
-                "{method} is not in the controller's log"
-            );
-        }
+        let events = self.records(fleet, "controller", |_| true);
+        check_calls(fleet, &events);
+        // Promises 3 and 4: a round is the sum over what was acknowledged.
+        let summed = contributions::check(fleet, &events);
+        assert_eq!(
+            summed, self.jobs,
+            "the jobs with a round in the controller's log, and those that succeeded"
+        );
+    }
+
+    /// The records of a process's audit log, which is whole, and goes on with what it was.
+    fn records(&mut self, fleet: &Fleet, name: &str, there: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let folder = fleet.root.join(name);
+        let folder = folder.to_str().unwrap();
+        let verdict = fleet.json(&["audit", "verify", folder]);
+        let signed = usize::try_from(whole(&verdict[0]["signed"])).unwrap();
+        assert!(verdict[0]["whole"] == true && signed != 0, "{name}: {verdict:#}");
+        let mut records = Vec::new();
+        fleet.until(&format!("{name} does not record what it answered"), RECORDED, || {
+            let shown = fleet.json(&["audit", "show", folder]);
+            records.clone_from(shown.as_array().unwrap());
+            there(&records)
+        });
+        let stays = match self.loses_power {
+            true => signed,
+            false => records.len(),
+        };
+        let before = self
+            .logs
+            .insert(name.to_owned(), records[..stays].to_vec())
+            .unwrap_or_default();
+        assert!(
+            records.starts_with(&before),
+            "{name}'s log had {before:#?}\nand has {records:#?}"
+        );
+        records
+    }
+
+    /// Promise 7: what serves is what the log said last, and every answer is in it.
+    fn check_log(&mut self, fleet: &Fleet, name: &str, running: &str) {
+        // One answer was given since.
+        let answered = 1 + self.logs.get(name).map_or(0, |before| inferences(before));
+        let records = self.records(fleet, name, |records| inferences(records) >= answered);
+        let last = records.iter().rfind(|record| record["kind"] == "model").unwrap();
+        let release = last["event"]["model"]["release"].as_str().unwrap_or_default();
+        let served = running
+            .strip_prefix("adapter.")
+            .unwrap_or(running)
+            .strip_suffix(".release.json");
+        assert_eq!(Some(release), served, "{name}: {last:#}");
     }
 
     fn check_device(&mut self, fleet: &Fleet, name: &str, running: &str, shown: &Value) {
@@ -107,30 +188,28 @@ impl Told {
     }
 }
 
-/// The records of a process's audit log, which is whole.
-fn records(fleet: &Fleet, name: &str) -> Vec<Value> {
-    let folder = fleet.root.join(name);
-    let verdict = fleet.json(&["audit", "verify", folder.to_str().unwrap()]);
-    assert!(
-        verdict[0]["whole"] == true && verdict[0]["signed"] != 0,
-        "{name}: {verdict:#}"
-    );
-    let shown = fleet.json(&["audit", "show", folder.to_str().unwrap()]);
-    shown.as_array().unwrap().clone()
-}
-
-/// Promise 7: what serves is what the log said last.
-fn check_log(fleet: &Fleet, name: &str, running: &str) {
-    let records = records(fleet, name);
-    let last = records.iter().rfind(|record| record["kind"] == "model").unwrap();
-    let release = last["event"]["model"]["release"].as_str().unwrap_or_default();
-    let served = running
-        .strip_prefix("adapter.")
-        .unwrap_or(running)
-        .strip_suffix(".release.json");
-    assert_eq!(Some(release), served, "{name}: {last:#}");
-    assert!(
-        records.iter().any(|record| record["kind"] == "inference"),
-        "{name} answered, and no record says so"
-    );
+/// Promise 7: every command that was answered is in the controller's log, each as a call of its own with its outcome.
+fn check_calls(fleet: &Fleet, events: &[Value]) {
+    let done: BTreeSet<u64> = events
+        .iter()
+        .filter(|record| record["kind"] == "outcome" && record["event"]["code"].is_null())
+        .map(|record| whole(&record["event"]["of_record"]))
+        .collect();
+    let mut answered: BTreeMap<&str, u64> = BTreeMap::new();
+    for (command, times) in fleet.answered() {
+        if let Some(method) = method(&command) {
+            *answered.entry(method).or_default() += times;
+        }
+    }
+    assert!(answered.contains_key("ApplyDeployment"), "{answered:?}");
+    for (method, times) in answered {
+        let name = format!("fieldfare.v1.Operator/{method}");
+        let of_method =
+            |record: &&Value| record["event"]["method"] == *name && done.contains(&whole(&record["record"]));
+        let recorded = events.iter().filter(of_method).count() as u64;
+        assert!(
+            times <= recorded,
+            "{method} was answered {times} times, and the controller's log has {recorded} of them"
+        );
+    }
 }

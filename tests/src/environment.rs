@@ -16,3 +16,9 @@ pub fn number(variable: &str, default: u64) -> u64 {
     println!("{variable}={number}");
     number
 }
+
+/// The words in a variable of the environment, where there are any.
+#[allow(clippy::disallowed_methods, reason = "tests read their configuration here only")]
+pub fn words(variable: &str) -> Option<String> {
+    std::env::var(variable).ok()
+}

@@ -3,8 +3,10 @@
 pub mod binaries;
 pub mod data;
 pub mod environment;
+pub mod fates;
 pub mod miniature;
 pub mod network;
+pub mod plan;
 pub mod power;
 pub mod quickstart;
 pub mod supervised;

@@ -1,7 +1,7 @@
 //! Processes that are killed and started again.
 //!
-//! Each process has a keeper: a thread that starts it, waits for its end, and starts it again, with the next fault that it
-//! is to die of. Whoever waits for something waits on one condition, which every start, readiness and end signals.
+//! Each process has a keeper: a thread that starts it, waits for its end, and starts it again, with the next thing that it
+//! is to die of ([`crate::plan`]). Whoever waits for something waits on one condition, which every start, readiness and end signals.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,45 +16,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use crate::fates::Choice;
+use crate::plan::Plan;
+
 /// How long a process may take from its start to its line `ready`.
 const READY: Duration = Duration::from_secs(60);
-
-/// What a process dies of: variables of its environment, and words for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fault {
-    /// Variables for the process.
-    pub variables: Vec<(String, String)>,
-    /// What they mean.
-    pub words: String,
-}
-
-/// What becomes of the processes. A function of a process and the number of its life says what that life ends with.
-pub trait Fates {
-    /// What the n-th life of a process, which is to end, ends with.
-    fn fault(&self, process: &str, life: u64) -> Fault;
-
-    /// A life is about to begin; variables of its environment.
-    fn begins(&self, _process: &str, _life: u64) -> Vec<(String, String)> {
-        Vec::new()
-    }
-
-    /// A life has ended: by a signal, or by itself.
-    ///
-    /// # Errors
-    /// What is not as it should be.
-    fn ended(&self, _process: &str, _life: u64, _killed: bool) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-impl<F: Fn(&str, u64) -> Fault> Fates for F {
-    fn fault(&self, process: &str, life: u64) -> Fault {
-        self(process, life)
-    }
-}
-
-/// The fates of a fleet.
-pub type Choice = Arc<dyn Fates + Send + Sync>;
 
 /// A process to keep.
 #[derive(Clone, Debug)]
@@ -78,18 +44,41 @@ struct Life {
     number: u64,
     /// Deaths that are still to come.
     allowance: u32,
-    /// Whether the present life was given a fault.
-    armed: bool,
+    /// Where it finds what it is to die of.
+    plan: Option<Plan>,
+    /// What it is to die of.
+    due: Option<String>,
+    /// What it was to die of when it was told to live on: it may have been dying already.
+    late: Option<String>,
+    /// Whether the present life is ended by a signal from here.
+    shot: bool,
     /// The exit code with which the present life is to end, once it was told to stop.
     told: Option<i32>,
     /// Whether the next life is to wait.
     held: bool,
 }
 
+impl Life {
+    /// Tells the process what it is to die of.
+    fn tell(&mut self, words: Option<String>) {
+        if let Some(plan) = &mut self.plan {
+            plan.set(words.as_deref()).expect("the plan's file takes it");
+            self.due = words;
+        }
+    }
+
+    /// The next thing that it is to die of, where there is to be one.
+    fn arm(&mut self, name: &str, choice: &Choice) {
+        if self.allowance > 0 && self.due.is_none() {
+            self.tell(choice.next(name));
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     lives: BTreeMap<String, Life>,
-    /// What each death was to be of.
+    /// Who died, and of what: those alone that met what was planned.
     deaths: Vec<(String, String)>,
     /// Ends that nobody planned.
     accidents: Vec<String>,
@@ -151,9 +140,14 @@ impl Supervisor {
     /// When it is not ready in time.
     pub fn keep(&mut self, program: Program) {
         let name = program.name.clone();
-        self.shared.change(|state| {
-            state.lives.insert(name.clone(), Life::default());
-        });
+        let life = Life {
+            plan: self
+                .choice
+                .shim()
+                .map(|_| Plan::beside(&program.log).expect("the folder of the log takes a file")),
+            ..Life::default()
+        };
+        self.shared.change(|state| drop(state.lives.insert(name.clone(), life)));
         let (shared, choice) = (Arc::clone(&self.shared), Arc::clone(&self.choice));
         self.keepers
             .push(std::thread::spawn(move || live(&shared, &choice, &program)));
@@ -192,20 +186,18 @@ impl Supervisor {
         drop(self.shared.news.wait_timeout(state, Duration::from_millis(200)));
     }
 
-    /// Lets every process die this often from now on, of what is chosen; those that live die at once.
+    /// Lets every process die this often at most from now on, of what is chosen, each time that it meets that. Nobody is started anew
+    /// for it.
     pub fn arm(&self, deaths: u32) {
         self.shared.change(|state| {
-            for life in state.lives.values_mut() {
-                life.allowance = deaths;
-                if let (false, Some(pid)) = (life.armed, life.pid) {
-                    life.armed = true;
-                    signal(pid, Signal::KILL);
-                }
+            for (name, life) in &mut state.lives {
+                (life.allowance, life.late) = (deaths, None);
+                life.arm(name, &self.choice);
             }
         });
     }
 
-    /// No fault is to come any more: a process that still carries one is killed, and every process is ready again.
+    /// Nobody is to die any more, and every process is ready again.
     ///
     /// # Panics
     /// When one of them is not.
@@ -213,14 +205,24 @@ impl Supervisor {
         self.shared.change(|state| {
             for life in state.lives.values_mut() {
                 life.allowance = 0;
-                if let (true, Some(pid)) = (life.armed, life.pid) {
-                    signal(pid, Signal::KILL);
-                }
+                life.late = life.due.clone();
+                life.tell(None);
             }
         });
         self.wait(READY, "a fleet without faults", |state| {
-            state.lives.values().all(|life| life.ready && !life.armed)
+            state.lives.values().all(|life| life.ready)
         });
+    }
+
+    /// What a process passed since this was asked last, and how often.
+    ///
+    /// # Panics
+    /// When it is told of nothing that it could meet.
+    pub fn passed(&self, name: &str) -> BTreeMap<String, u64> {
+        let state = self.shared.lock();
+        let plan = state.lives.get(name).and_then(|life| life.plan.as_ref());
+        plan.and_then(|plan| plan.passed().ok())
+            .unwrap_or_else(|| panic!("nobody looks at what {name} passes"))
     }
 
     /// Kills a process now; it is started again.
@@ -231,7 +233,7 @@ impl Supervisor {
                 .get_mut(name)
                 .and_then(|life| life.pid.map(|pid| (life, pid)))
             {
-                (life.armed, life.ready) = (true, false);
+                (life.shot, life.ready) = (true, false);
                 signal(pid, Signal::KILL);
             }
         });
@@ -283,7 +285,7 @@ impl Supervisor {
         took
     }
 
-    /// Every death so far: whose, and of what.
+    /// Every planned death so far: whose, and of what.
     pub fn deaths(&self) -> Vec<(String, String)> {
         self.shared.lock().deaths.clone()
     }
@@ -323,7 +325,7 @@ impl Drop for Supervisor {
 /// Starts a process again and again.
 fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
     loop {
-        let (number, fault) = {
+        let (number, mut variables) = {
             let is_held =
                 |state: &mut State| !state.stopping && state.lives.get(&program.name).is_some_and(|life| life.held);
             let waited = shared.news.wait_while(shared.lock(), is_held);
@@ -335,15 +337,15 @@ fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
                 return;
             };
             life.number += 1;
-            life.armed = life.allowance > 0;
-            life.allowance = life.allowance.saturating_sub(1);
-            let fault = life.armed.then(|| choice.fault(&program.name, life.number));
-            (life.number, fault)
+            life.arm(&program.name, choice);
+            let told = life.plan.as_ref().zip(choice.shim());
+            (
+                life.number,
+                told.map(|(plan, shim)| plan.variables(&shim)).unwrap_or_default(),
+            )
         };
-        let words = fault.as_ref().map_or("kill -9".to_owned(), |fault| fault.words.clone());
-        let mut fault = fault.unwrap_or_default();
-        fault.variables.extend(choice.begins(&program.name, number));
-        let status = one_life(shared, program, &fault);
+        variables.extend(choice.begins(&program.name, number));
+        let status = one_life(shared, program, variables);
         let was_killed = status.as_ref().is_ok_and(|status| status.signal().is_some());
         let left = choice.ended(&program.name, number, was_killed);
         shared.change(|state| {
@@ -351,16 +353,26 @@ fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
             let Some(life) = state.lives.get_mut(&program.name) else {
                 return;
             };
-            let (planned, told) = (life.armed, life.told.take());
-            (life.pid, life.ready, life.armed) = (None, false, false);
+            let (shot, told) = (std::mem::take(&mut life.shot), life.told.take());
+            (life.pid, life.ready) = (None, false);
             let killed = status.as_ref().is_ok_and(|status| status.signal() == Some(9));
+            let met = match killed && !shot {
+                true => life.due.take().or_else(|| life.late.take()),
+                false => None,
+            };
+            if let Some(met) = &met {
+                life.allowance = life.allowance.saturating_sub(1);
+                life.tell(None);
+                choice.died(&program.name, met);
+            }
             if let Err(left) = &left {
                 state.accidents.push(format!("{} left {left}", program.name));
             }
             let expected = told.or(stopping.then_some(0));
             let ended = expected.is_some() && status.as_ref().is_ok_and(|status| status.code() == expected);
             match &status {
-                _ if planned && killed => state.deaths.push((program.name.clone(), words.clone())),
+                _ if killed && shot => {}
+                _ if met.is_some() => state.deaths.extend(met.map(|met| (program.name.clone(), met))),
                 // A process that is stopped while it starts may not listen to signals yet.
                 Ok(status) if ended || (stopping && status.signal() == Some(15)) => {}
                 status => state
@@ -375,12 +387,12 @@ fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
     }
 }
 
-fn one_life(shared: &Arc<Shared>, program: &Program, fault: &Fault) -> std::io::Result<ExitStatus> {
+fn one_life(shared: &Arc<Shared>, program: &Program, variables: Vec<(String, String)>) -> std::io::Result<ExitStatus> {
     let log = File::options().create(true).append(true).open(&program.log)?;
     let mut child = Command::new(&program.binary)
         .args(&program.arguments)
         .envs(program.variables.iter().cloned())
-        .envs(fault.variables.iter().cloned())
+        .envs(variables)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

@@ -1,9 +1,11 @@
 //! Loaded before the C library (`LD_PRELOAD`) into a process under test, which is then the very binary that ships.
 //!
-//! `FIELDFARE_FAULT=KIND:N:WHEN` kills the process with SIGKILL at its N-th call (from 1, over all threads) of a kind: `sync`
-//! (fsync, fdatasync), `rename`, or `send` (bytes to a socket). WHEN is `before`, `after`, or for sends `within`: half of the
-//! bytes have left then. `FIELDFARE_FAULT_RECORD=FILE` and `FIELDFARE_FAULT_FOLDER=DIR` write down every change of files
-//! below DIR, in order, for a test to replay as much of it as a power loss might have left; see [`record`].
+//! `FIELDFARE_FAULT_PLAN=FILE` is where a test writes what the process dies of, now or later: `NUMBER KIND:N:WHEN NUMBER`, where a new
+//! number is a new plan. It is then killed with SIGKILL at its N-th call (from 1, over all threads, since it saw the plan) of a kind:
+//! `sync` (fsync, fdatasync), `rename`, or `send` (bytes to a socket). WHEN is `before`, `after`, or for sends `within`: half of the
+//! bytes have left then. Every such call is a line with its kind in `FIELDFARE_FAULT_TRACE=FILE`. `FIELDFARE_FAULT_RECORD=FILE` and
+//! `FIELDFARE_FAULT_FOLDER=DIR` write down every change of files below DIR, in order, for a test to replay as much of it as a power
+//! loss might have left; see [`record`].
 //!
 //! `FIELDFARE_FAULT_SLOW_SYNC_MS=N` lets every sync take N milliseconds longer.
 //!

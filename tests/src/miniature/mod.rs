@@ -8,17 +8,20 @@
 pub mod model;
 pub mod path;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::binaries::fieldfare;
-use crate::supervised::{Choice, Fault, Program, Supervisor, tail};
+use crate::fates::{Calm, Choice};
+use crate::supervised::{Program, Supervisor, tail};
 
 /// Names of the devices.
 pub const DEVICES: [&str; 3] = ["north", "south", "west"];
@@ -85,7 +88,7 @@ pub struct Device {
 impl Setting {
     /// Nobody dies, and nothing is between the processes.
     pub fn calm() -> Self {
-        Self::mortal(std::sync::Arc::new(|_: &str, _: u64| Fault::default()))
+        Self::mortal(std::sync::Arc::new(Calm))
     }
 
     /// Processes die of this.
@@ -115,6 +118,8 @@ pub struct Fleet {
     /// The folder of everything.
     pub root: PathBuf,
     variables: Vec<(String, String)>,
+    /// Commands that succeeded, by their first two words.
+    answered: Mutex<BTreeMap<String, u64>>,
 }
 
 fn sibling(name: &str) -> PathBuf {
@@ -159,6 +164,7 @@ impl Fleet {
             supervisor: Supervisor::new(setting.choice),
             root: root.to_path_buf(),
             variables: setting.variables,
+            answered: Mutex::default(),
         };
         let dir = root.join("controller");
         let (host, ports) = (setting.host, setting.ports);
@@ -251,12 +257,22 @@ impl Fleet {
 
     /// Runs a command once, however it ends.
     pub fn attempt(&self, arguments: &[&str]) -> Output {
-        Command::new(fieldfare())
+        let output = Command::new(fieldfare())
             .args(arguments)
             .env("FIELDFARE_CONFIG", self.root.join("config"))
             .stdin(Stdio::null())
             .output()
-            .unwrap()
+            .unwrap();
+        if output.status.success() {
+            let command = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+            *self.answered.lock().unwrap().entry(command).or_default() += 1;
+        }
+        output
+    }
+
+    /// Commands that succeeded, by their first two words, and how often.
+    pub fn answered(&self) -> BTreeMap<String, u64> {
+        self.answered.lock().unwrap().clone()
     }
 
     /// Runs a command until it ends in success, or in what `also` takes for one; somebody may be dead at any moment.
