@@ -66,14 +66,18 @@ fn is_asked(process: Pid) -> bool {
     input.is_ok_and(|input| rustix::io::ioctl_fionread(input).unwrap() > 0)
 }
 
-/// Files that are there only while something is being written.
+/// Files that are there only while something is being written. What came of a download (`.part`) is kept when it is cut off, and gone
+/// once the next life has gone on with it; that of a contribution is never kept.
 fn unfinished(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(folder).unwrap().filter_map(Result::ok) {
         let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
         if path.is_dir() {
             found.extend(unfinished(&path));
-        } else if name.ends_with(".new") || name.contains("tmp") || name.contains('#') {
+        } else if [".new", ".part"].iter().any(|ending| name.ends_with(ending))
+            || name.contains("tmp")
+            || name.contains('#')
+        {
             found.insert(path.display().to_string());
         }
     }
