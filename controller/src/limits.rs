@@ -20,6 +20,10 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Calls and streams in progress on one connection: a device has one, an operator's console a few dozen.
 pub const CONCURRENCY_PER_CONNECTION: usize = 64;
 
+/// Open connections of the port of metrics and health checks: a few collectors and probes; whoever else opens more takes them from
+/// each other.
+pub const PLAIN_CONNECTIONS_MAX: usize = 64;
+
 /// Longest request or answer that the audit log keeps in full, in bytes. Of a longer one, such as new targets metadata, it keeps
 /// the digest.
 pub const AUDIT_MESSAGE_BYTES_MAX: usize = 16 * 1024;
@@ -55,6 +59,10 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// A session without any message for this long is over: two heartbeats lost, and half of a third one's time. Pings of HTTP/2 find a
 /// dead connection as soon; this finds a dead device behind something that answers them.
 pub const SESSION_SILENCE: Duration = PEER_SILENCE;
+
+/// A device that leaves [`SESSION_QUEUE`] messages unread for this long is refused, whatever it sends itself. A path that carries
+/// none of them in this time is dead, and pings of HTTP/2 would not come back on it.
+pub const SESSION_UNREAD: Duration = PEER_SILENCE;
 
 /// Messages waiting for a slow device. A session sends levels, not events, so that more would only be older ones.
 pub const SESSION_QUEUE: usize = 8;
@@ -179,8 +187,9 @@ pub const TIMESTAMP_CHECK: Duration = Duration::from_secs(60);
 /// Reasons for which contributions to one round were turned away, and devices named for each: a trainer has about a dozen.
 pub const TURNED_AWAY_REASONS_MAX: usize = 16;
 
-/// Rounds of a job, from the last one back, whose liars are still named in its status, so that the record of a long job stays small.
-pub const TURNED_AWAY_ROUNDS_MAX: usize = 16;
+/// Rounds of a job, from the last one back, whose liars are still named in its status: each takes 18 KiB at most, in the record and in
+/// its checkpoint, and the longest job still fits a commit.
+pub const TURNED_AWAY_ROUNDS_MAX: usize = 4;
 
 /// Names of missing artifacts that an examination tells; the rest is counted.
 pub const MISSING_SHOWN_MAX: usize = 20;

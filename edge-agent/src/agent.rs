@@ -199,7 +199,10 @@ impl Agent {
             Ok(())
         });
         let until = token();
-        tasks.spawn(async move { api::serve(listener, state, until).await.context("the local API") });
+        tasks.spawn(async move {
+            api::serve(listener, state, until).await;
+            Ok(())
+        });
         // The first task that ends, ends them all.
         let first = tokio::select! {
             () = stop.cancelled() => Ok(()),

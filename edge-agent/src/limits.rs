@@ -61,6 +61,11 @@ pub const RESOLVE_RETRY: Duration = Duration::from_secs(5);
 /// of an adapter with half a million parameters in base64.
 pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 
+/// Open connections of the local endpoints: three times what may be worked on or wait ([`MAX_SESSIONS`], [`MAX_WAITING`]). A program
+/// without the token that opens thousands and says half a request on each would otherwise take the descriptors that the release
+/// needs; those without a request in progress give way.
+pub const LOCAL_CONNECTIONS_MAX: usize = 128;
+
 /// Requests that one serving process works on in turn. Each holds a key-value cache.
 pub const MAX_SESSIONS: usize = 8;
 
@@ -193,6 +198,10 @@ pub const READINESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long one answer of a trainer may take, and how long it may take none of what is sent to it.
 pub const TRAINER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Slowest rate, in bytes per second, at which the state of a round is waited for after [`TRAINER_TIMEOUT`]: a poor mobile link. A trainer
+/// that sends a byte now and then would otherwise keep a device until the round's deadline, which it chooses.
+pub const STATE_BYTES_PER_SECOND_MIN: u64 = 16 * 1024;
 
 /// Shortest context that a release is installed for, in tokens, unless the model itself has less: a question and its answer.
 pub const MIN_CONTEXT: u32 = 64;

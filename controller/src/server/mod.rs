@@ -18,8 +18,12 @@ use fieldfare_proto::v1::operator_server::OperatorServer;
 use fieldfare_proto::v1::trainer_gateway_server::TrainerGatewayServer;
 use fieldfare_service::limits::DRAIN_TIMEOUT;
 use fieldfare_store::{Location, Store};
-use fieldfare_tls::limits::{HTTP2_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
-use fieldfare_tls::{Acceptor, AcceptorSettings, DenyList, Endpoint, IdentityHandle, TimeSource, TrustDomain};
+use fieldfare_tls::limits::{
+    HTTP2_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, REQUEST_DRAIN_TIMEOUT, REQUEST_HEAD_TIMEOUT,
+};
+use fieldfare_tls::{
+    Acceptor, AcceptorSettings, DenyList, Endpoint, IdentityHandle, PlainSettings, TimeSource, TrustDomain,
+};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +43,9 @@ use crate::gateway::DeviceGatewayService;
 use crate::init::{load_fleet, own_identity};
 use crate::jobs::TrainerGatewayService;
 use crate::keys::Keys;
-use crate::limits::{CALL_TIMEOUT, CONCURRENCY_PER_CONNECTION, DEVICE_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX};
+use crate::limits::{
+    CALL_TIMEOUT, CONCURRENCY_PER_CONNECTION, DEVICE_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, PLAIN_CONNECTIONS_MAX,
+};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::operator::OperatorService;
@@ -184,16 +190,15 @@ impl Server {
         self.tasks
             .spawn(fieldfare_tls::serve_http(acceptor, router, stop.cancelled_owned()));
 
+        let settings = PlainSettings {
+            connections_max: PLAIN_CONNECTIONS_MAX,
+            head_timeout: REQUEST_HEAD_TIMEOUT,
+            drain_timeout: REQUEST_DRAIN_TIMEOUT,
+        };
         let router = plain::router(Arc::clone(plane));
-        let stop = plane.shutdown.clone();
-        self.tasks.spawn(async move {
-            let served = axum::serve(listeners.metrics, router)
-                .with_graceful_shutdown(stop.cancelled_owned())
-                .await;
-            if let Err(error) = served {
-                tracing::error!(%error, "the metrics server ended");
-            }
-        });
+        let stop = plane.shutdown.clone().cancelled_owned();
+        self.tasks
+            .spawn(fieldfare_tls::serve_plain(listeners.metrics, settings, router, stop));
         Ok(())
     }
 

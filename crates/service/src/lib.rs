@@ -9,6 +9,7 @@ use std::process::exit;
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -29,12 +30,15 @@ pub struct Service {
 }
 
 impl Service {
-    /// From now on SIGTERM and SIGINT ask the process to stop. The first cancels [`Service::stop`]; then it has [`STOP_DEADLINE`]. A
+    /// Allows the process as many open files as the system lets it have. From now on SIGTERM and SIGINT ask the process to stop. The first cancels [`Service::stop`]; then it has [`STOP_DEADLINE`]. A
     /// second one ends it at once. Runs tasks on the runtime of the caller.
     ///
     /// # Errors
     /// The system refuses to hand signals over.
     pub fn start() -> io::Result<Self> {
+        if let Err(error) = take_all_descriptors() {
+            tracing::warn!(%error, "the bound on open files stays where it was");
+        }
         let stop = CancellationToken::new();
         let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::spawn(watch_signals(signals, stop.clone()));
@@ -64,6 +68,13 @@ impl Service {
         tell(&[NotifyState::Ready, NotifyState::Status(line)]);
         Ok(())
     }
+}
+
+/// The soft bound is 1,024 nearly everywhere, for programs that use select(2), which ours do not: connections alone may be more.
+fn take_all_descriptors() -> io::Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let current = maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
 }
 
 async fn watch_signals((mut terminate, mut interrupt): (Signal, Signal), stop: CancellationToken) {
@@ -104,5 +115,22 @@ async fn feed_watchdog(period: Duration, alive: CancellationToken) {
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "NOTIFY_SOCKET does not take what is said");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails like this")]
+
+    use super::*;
+
+    #[test]
+    fn a_service_may_open_as_many_files_as_the_system_lets_it() {
+        let before = getrlimit(Resource::Nofile);
+        let current = before.maximum.map_or(Some(1024), |most| Some(most.min(1024)));
+        setrlimit(Resource::Nofile, Rlimit { current, ..before }).unwrap();
+        take_all_descriptors().unwrap();
+        assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
+        setrlimit(Resource::Nofile, before).unwrap();
     }
 }

@@ -22,9 +22,10 @@ use crate::deny::DenyList;
 use crate::identity::IdentityHandle;
 use crate::limits::{
     ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, PARTING_BYTES, PARTING_TIMEOUT, READY_QUEUE,
-    RENEWAL_GRACE,
+    RENEWAL_GRACE, STRANGER_LIFETIME, STRANGERS_MAX,
 };
 use crate::peer::{ChannelBinding, PeerIdentity};
+use crate::strangers::{Strangers, StrangersMax};
 use crate::time::TimeSource;
 use crate::trust::PeerRefused;
 use crate::verify::ClientPolicy;
@@ -57,6 +58,10 @@ pub struct AcceptorSettings {
     pub max_handshakes: usize,
     /// Open connections, at least 1; beyond it new ones are closed at once.
     pub max_connections: usize,
+    /// Open connections of peers without a certificate; beyond it the oldest is dropped.
+    pub max_strangers: StrangersMax,
+    /// How long a peer without a certificate may stay connected.
+    pub stranger_lifetime: Duration,
 }
 
 impl AcceptorSettings {
@@ -72,6 +77,8 @@ impl AcceptorSettings {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_handshakes: MAX_HANDSHAKES,
             max_connections: MAX_CONNECTIONS,
+            max_strangers: STRANGERS_MAX,
+            stranger_lifetime: STRANGER_LIFETIME,
         }
     }
 
@@ -123,7 +130,7 @@ impl HandshakeCounters {
         self.timed_out.load(Ordering::Relaxed)
     }
 
-    /// Handshakes dropped as the oldest of too many.
+    /// Handshakes, and connections without a certificate, dropped as the oldest of too many.
     pub fn displaced(&self) -> u64 {
         self.displaced.load(Ordering::Relaxed)
     }
@@ -170,6 +177,8 @@ impl Acceptor {
             tls: TlsAcceptor::from(Arc::new(tls)),
             policy,
             timeout: settings.handshake_timeout,
+            strangers: Strangers::new(settings.max_strangers),
+            stranger_lifetime: settings.stranger_lifetime,
             counters: Arc::clone(&counters),
             ready: sender,
         };
@@ -219,6 +228,8 @@ struct Door {
     tls: TlsAcceptor,
     policy: Arc<ClientPolicy>,
     timeout: Duration,
+    strangers: Strangers,
+    stranger_lifetime: Duration,
     counters: Arc<HandshakeCounters>,
     ready: mpsc::Sender<Connection>,
 }
@@ -260,7 +271,7 @@ async fn run(listener: TcpListener, door: Arc<Door>, room: Arc<Semaphore>, max_h
 }
 
 /// An error of one connection is passed over at once; one of the process, such as running out of descriptors, lasts.
-async fn pause_after(error: &io::Error) {
+pub(crate) async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         tracing::warn!(%error, "cannot accept connections at the moment");
@@ -334,6 +345,15 @@ impl Door {
             .map(|chain| self.policy.judge(chain))
             .transpose()?;
         let peer = PeerIdentity::new(address, certificate, ChannelBinding::of(session)?);
-        Ok(Connection::new(stream, peer, &self.policy.deny, permit))
+        if peer.presented().is_none() && self.strangers.admit(&peer) {
+            count(&self.counters.displaced);
+        }
+        Ok(Connection::new(
+            stream,
+            peer,
+            &self.policy.deny,
+            self.stranger_lifetime,
+            permit,
+        ))
     }
 }

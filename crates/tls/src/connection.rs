@@ -5,28 +5,59 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
 use crate::deny::DenyList;
 use crate::limits::FIRST_BYTES_TIMEOUT;
 use crate::peer::PeerIdentity;
 
-/// A connection that an [`crate::Acceptor`] hands over. Once its peer is denied, every read and write fails and whoever
-/// waits on it is woken, so that servers need not ask.
+/// A connection that an [`crate::Acceptor`] hands over. Once its peer is denied or hung up on, every read and
+/// write fails and whoever waits on it is woken, so that servers need not ask.
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: PeerIdentity,
-    /// Ends when the peer is denied; none once it has, or for a peer without certificate.
-    denied: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    cut: bool,
+    ends: Pin<Box<dyn Future<Output = Cut> + Send>>,
+    cut: Option<Cut>,
     /// Ends when the peer has said nothing for too long; none once it has said something.
     unheard: Option<Pin<Box<Sleep>>>,
     _room: OwnedSemaphorePermit,
+}
+
+/// Why a connection is cut off.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Cut {
+    #[error("the peer was denied")]
+    Denied,
+    #[error("the connection was hung up")]
+    HungUp,
+    #[error("nobody without a certificate stays for longer than {0:?}")]
+    Overstayed(Duration),
+}
+
+/// Ends when the connection of this peer must.
+async fn end_of(peer: PeerIdentity, deny: DenyList, stranger: Duration) -> Cut {
+    let theirs = async {
+        match peer.presented() {
+            Some(certificate) => {
+                deny.denied(certificate).await;
+                Cut::Denied
+            }
+            None => {
+                sleep(stranger).await;
+                Cut::Overstayed(stranger)
+            }
+        }
+    };
+    tokio::select! {
+        () = peer.hung_up() => Cut::HungUp,
+        cut = theirs => cut,
+    }
 }
 
 impl Connection {
@@ -34,20 +65,15 @@ impl Connection {
         stream: TlsStream<TcpStream>,
         peer: PeerIdentity,
         deny: &DenyList,
+        stranger: Duration,
         room: OwnedSemaphorePermit,
     ) -> Self {
-        let denied = peer.presented().cloned().map(|certificate| {
-            let deny = deny.clone();
-            let denied: Pin<Box<dyn Future<Output = ()> + Send>> =
-                Box::pin(async move { deny.denied(&certificate).await });
-            denied
-        });
         Self {
             stream,
+            ends: Box::pin(end_of(peer.clone(), deny.clone(), stranger)),
             peer,
-            denied,
-            cut: false,
-            unheard: Some(Box::pin(tokio::time::sleep(FIRST_BYTES_TIMEOUT))),
+            cut: None,
+            unheard: Some(Box::pin(sleep(FIRST_BYTES_TIMEOUT))),
             _room: room,
         }
     }
@@ -58,16 +84,14 @@ impl Connection {
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self
-            .denied
-            .as_mut()
-            .is_some_and(|denied| denied.as_mut().poll(cx).is_ready())
+        if self.cut.is_none()
+            && let Poll::Ready(cut) = self.ends.as_mut().poll(cx)
         {
-            self.denied = None;
-            self.cut = true;
+            tracing::debug!(address = %self.peer.address(), %cut, "a connection is cut off");
+            self.cut = Some(cut);
         }
-        if self.cut {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the peer was denied"));
+        if let Some(cut) = self.cut {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, cut.to_string()));
         }
         Ok(())
     }

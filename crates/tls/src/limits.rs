@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::strangers::StrangersMax;
+
 /// Longest certificate request read, in bytes. A P-256 request with an empty subject has about 250.
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
 
@@ -38,6 +40,18 @@ pub const MAX_HANDSHAKES: usize = 512;
 
 /// Open connections of one acceptor. About 60 KiB each with their HTTP/2 state: 1 GiB when full.
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
+
+/// Open connections of peers without a certificate, in all and from one address; beyond it the oldest one is dropped. They enrol, which
+/// takes a second, or ask for a process's health. A hundred devices behind one address may do so at once, and nobody can take
+/// the descriptors of enrolled peers.
+pub const STRANGERS_MAX: StrangersMax = StrangersMax {
+    connected: 256,
+    of_one_address: 128,
+};
+
+/// How long a peer without a certificate stays connected: an enrolment has three steps, each of them within 20 s. Whoever waits for
+/// approval asks again on a new connection.
+pub const STRANGER_LIFETIME: Duration = Duration::from_secs(90);
 
 /// Connections that finished their handshake and wait for the server to take them.
 pub const READY_QUEUE: usize = 64;

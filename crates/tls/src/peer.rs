@@ -1,7 +1,9 @@
 //! Who is at the other end of an accepted connection.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+use tokio::sync::watch;
 
 use crate::certificate::LeafCertificate;
 use crate::principal::Principal;
@@ -53,6 +55,7 @@ struct Inner {
     address: SocketAddr,
     certificate: Option<(LeafCertificate, Validity)>,
     binding: ChannelBinding,
+    hung_up: watch::Sender<bool>,
 }
 
 /// Why a request is refused for who its sender is.
@@ -80,6 +83,7 @@ impl PeerIdentity {
                 address,
                 certificate,
                 binding,
+                hung_up: watch::Sender::new(false),
             }),
         }
     }
@@ -117,5 +121,34 @@ impl PeerIdentity {
     /// The channel binding of this connection.
     pub fn channel_binding(&self) -> ChannelBinding {
         self.inner.binding
+    }
+
+    /// Ends the connection, with whatever is open on it: for a peer that answers pings and takes nothing, to which no stream can
+    /// say why it ends.
+    pub fn hang_up(&self) {
+        self.inner.hung_up.send_replace(true);
+    }
+
+    /// Ends when somebody hangs up.
+    pub(crate) async fn hung_up(&self) {
+        let mut hung_up = self.inner.hung_up.subscribe();
+        // The sender lives as long as `self`, so this only ends by hanging up.
+        let _ = hung_up.wait_for(|hung_up| *hung_up).await;
+    }
+
+    /// The connection as one looks at it who does not keep it.
+    pub(crate) fn seen(&self) -> SeenPeer {
+        SeenPeer(Arc::downgrade(&self.inner))
+    }
+}
+
+/// A connection that may be over.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenPeer(Weak<Inner>);
+
+impl SeenPeer {
+    /// The peer, unless its connection is over.
+    pub(crate) fn connected(&self) -> Option<PeerIdentity> {
+        self.0.upgrade().map(|inner| PeerIdentity { inner })
     }
 }

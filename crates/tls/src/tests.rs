@@ -4,4 +4,5 @@ mod enrolment;
 mod handshake;
 mod issuing;
 mod load;
+mod plain;
 mod service;

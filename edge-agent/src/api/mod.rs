@@ -17,7 +17,8 @@ use fieldfare_files::{self as files, FileError, Secrecy};
 use fieldfare_proto::v1;
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::IdentityHandle;
-use fieldfare_tls::limits::REQUEST_DRAIN_TIMEOUT;
+use fieldfare_tls::limits::{REQUEST_DRAIN_TIMEOUT, REQUEST_HEAD_TIMEOUT};
+use fieldfare_tls::{PlainSettings, serve_plain};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use crate::audit::Audit;
 use crate::clock;
 use crate::config::AgentConfig;
 use crate::folder::Folder;
-use crate::limits::{MAX_EXAMPLES_BODY_BYTES, MAX_REQUEST_BYTES};
+use crate::limits::{LOCAL_CONNECTIONS_MAX, MAX_EXAMPLES_BODY_BYTES, MAX_REQUEST_BYTES};
 use crate::openai::{self, ApiError, Code};
 use crate::private::PrivateStore;
 use crate::rounds::RoundsView;
@@ -177,19 +178,11 @@ async fn authorise(State(state): State<Arc<ApiState>>, request: Request, next: N
 }
 
 /// Serves until it is told to stop, and a little longer for what is under way.
-///
-/// # Errors
-/// The listener fails.
-pub async fn serve(listener: TcpListener, state: Arc<ApiState>, stop: CancellationToken) -> std::io::Result<()> {
-    let router = router(state);
-    let drained = stop.clone();
-    let serving = axum::serve(listener, router).with_graceful_shutdown(async move { drained.cancelled().await });
-    let late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(REQUEST_DRAIN_TIMEOUT).await;
+pub async fn serve(listener: TcpListener, state: Arc<ApiState>, stop: CancellationToken) {
+    let settings = PlainSettings {
+        connections_max: LOCAL_CONNECTIONS_MAX,
+        head_timeout: REQUEST_HEAD_TIMEOUT,
+        drain_timeout: REQUEST_DRAIN_TIMEOUT,
     };
-    tokio::select! {
-        served = serving.into_future() => served,
-        () = late => Ok(()),
-    }
+    serve_plain(listener, settings, router(state), stop.cancelled_owned()).await;
 }

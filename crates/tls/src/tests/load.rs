@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
 
 use super::service::{Running, Scene, serve, who_am_i};
 use crate::limits::MAX_CERTIFICATE_BYTES;
 use crate::test_fleet::{Fleet, HOUR, after};
 use crate::verify::ClientPolicy;
-use crate::{AcceptorSettings, CertificateError, IdentityHandle, LeafCertificate, PeerRefused, ServerTrust};
+use crate::{
+    AcceptorSettings, CertificateError, Identity, IdentityHandle, LeafCertificate, PeerRefused, ServerTrust,
+    StrangersMax,
+};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -76,6 +81,85 @@ async fn a_client_that_speaks_no_tls_is_refused_and_the_next_is_served() {
     }
     assert!(who_am_i(&scene.link(&running, None).await).await.is_ok());
     assert_eq!((running.counters.refused(), running.counters.completed()), (3, 1));
+}
+
+/// An HTTP/2 connection that asks for nothing and answers pings, from this address of the machine; its end.
+async fn idle(scene: &Scene, running: &Running, from: &str, identity: Option<&Identity>) -> JoinHandle<()> {
+    let handle = identity.cloned().map(IdentityHandle::new);
+    let tls = crate::config::client(
+        handle.as_ref(),
+        &scene.trust(),
+        &scene.clock.source(),
+        crate::config::HTTP2,
+    );
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    let address = format!("127.0.0.1:{}", running.endpoint.port()).parse().unwrap();
+    let stream = socket.connect(address).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls.unwrap()));
+    let stream = TokioIo::new(connector.connect(name, stream).await.unwrap());
+    let opened =
+        hyper::client::conn::http2::handshake::<_, _, http_body_util::Empty<&[u8]>>(TokioExecutor::new(), stream);
+    let (sender, connection) = opened.await.unwrap();
+    tokio::spawn(async move {
+        // However it ends.
+        let _ = connection.await;
+        drop(sender);
+    })
+}
+
+async fn ends(connection: JoinHandle<()>) {
+    tokio::time::timeout(LONG, connection)
+        .await
+        .expect("it is cut off")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_stranger_that_answers_pings_does_not_stay_and_an_enrolled_peer_does() {
+    let scene = Scene::new();
+    let running = serve(AcceptorSettings {
+        stranger_lifetime: Duration::from_millis(300),
+        ..scene.settings()
+    })
+    .await;
+    let device = scene.fleet.device(7);
+    let enrolled = idle(&scene, &running, "127.0.0.1", Some(&device)).await;
+    let stranger = idle(&scene, &running, "127.0.0.1", None).await;
+    ends(stranger).await;
+    ends(idle(&scene, &running, "127.0.0.1", None).await).await;
+    assert!(!enrolled.is_finished());
+}
+
+#[tokio::test]
+async fn a_crowd_of_strangers_displaces_the_oldest_of_its_own_address_and_then_of_all() {
+    let scene = Scene::new();
+    let running = serve(AcceptorSettings {
+        max_strangers: StrangersMax {
+            connected: 3,
+            of_one_address: 2,
+        },
+        ..scene.settings()
+    })
+    .await;
+    let device = scene.fleet.device(7);
+    let enrolled = idle(&scene, &running, "127.0.0.1", Some(&device)).await;
+    let honest = idle(&scene, &running, "127.0.0.2", None).await;
+    let mut crowd = Vec::new();
+    for _ in 0..8 {
+        crowd.push(idle(&scene, &running, "127.0.0.1", None).await);
+    }
+    for displaced in crowd.drain(..6) {
+        ends(displaced).await;
+    }
+    assert_eq!(running.counters.displaced(), 6);
+    assert!(!honest.is_finished() && crowd.iter().all(|stays| !stays.is_finished()));
+    // One more address than there is room for.
+    let newest = idle(&scene, &running, "127.0.0.3", None).await;
+    ends(honest).await;
+    assert!(!newest.is_finished() && !enrolled.is_finished());
+    assert!(who_am_i(&scene.link(&running, None).await).await.is_ok());
 }
 
 #[tokio::test]
