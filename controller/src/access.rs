@@ -152,7 +152,7 @@ pub fn check_protocol(field: &str, version: u32) -> Result<u32, Refusal> {
     })
 }
 
-fn peer(extensions: &Extensions) -> Result<&PeerIdentity, Refusal> {
+pub(crate) fn peer(extensions: &Extensions) -> Result<&PeerIdentity, Refusal> {
     extensions
         .get()
         .ok_or_else(|| Refusal::Anonymous("the connection has no identity".to_owned()))

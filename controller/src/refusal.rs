@@ -59,6 +59,9 @@ pub enum Refusal {
     /// The caller took too long.
     #[error("{0}")]
     TooLate(String),
+    /// The caller does not read what it is sent.
+    #[error("{0}")]
+    Unread(String),
     /// The process is ending.
     #[error("the controller is shutting down: connect again")]
     ShuttingDown,
@@ -120,7 +123,8 @@ impl Refusal {
             | Self::Anonymous(_)
             | Self::Forbidden(_)
             | Self::Stale(_)
-            | Self::TooLate(_) => true,
+            | Self::TooLate(_)
+            | Self::Unread(_) => true,
             Self::Unready(_)
             | Self::Full(_)
             | Self::Contended { .. }
@@ -141,7 +145,7 @@ impl Refusal {
             Self::Anonymous(_) => Code::Unauthenticated,
             Self::Forbidden(_) => Code::PermissionDenied,
             Self::Stale(_) | Self::Contended { .. } => Code::Aborted,
-            Self::Full(_) => Code::ResourceExhausted,
+            Self::Full(_) | Self::Unread(_) => Code::ResourceExhausted,
             Self::TooLate(_) => Code::DeadlineExceeded,
             Self::ShuttingDown | Self::Store(_) | Self::Unrecorded(_) => Code::Unavailable,
             Self::Undecodable { .. } | Self::Broken { .. } => Code::Internal,

@@ -234,7 +234,7 @@ impl Fleet {
         else {
             unreachable!("the words say next-online-keys")
         };
-        next_online_keys(&options).unwrap();
+        next_online_keys(&options, &self.time).unwrap();
     }
 
     /// Drains the controller, and has another one serve what a backup holds, in a new folder and on this store.
@@ -255,6 +255,34 @@ impl Fleet {
             .await
             .unwrap()
             .channel()
+    }
+
+    /// A connection of somebody with this identity, who answers pings and lets no byte of any answer come.
+    pub async fn unread(&self, identity: &Identity) -> Channel {
+        let trust = ServerTrust::by(identity, ExpectedServer::Controller);
+        let handle = IdentityHandle::new(identity.clone());
+        let mut tls = fieldfare_tls::https_config(Some(&handle), &trust, &self.time).unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let endpoint: Endpoint = self.endpoints.grpc.parse().unwrap();
+        let stream = tokio::net::TcpStream::connect((endpoint.host(), endpoint.port()))
+            .await
+            .unwrap();
+        let name = rustls::pki_types::ServerName::try_from(endpoint.host().to_owned()).unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls))
+            .connect(name, stream)
+            .await
+            .unwrap();
+        let mut only = Some(TokioIo::new(stream));
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let stream = only.take().ok_or_else(|| std::io::Error::other("it connects once"));
+            std::future::ready(stream)
+        });
+        tonic::transport::Endpoint::from_shared(format!("http://{}", endpoint.authority()))
+            .unwrap()
+            .initial_stream_window_size(0)
+            .connect_with_connector(connector)
+            .await
+            .unwrap()
     }
 
     /// The first operator, connected.

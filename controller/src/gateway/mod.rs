@@ -59,6 +59,7 @@ impl DeviceGateway for DeviceGatewayService {
     ) -> Result<Response<Self::SessionStream>, Status> {
         // A device that has just enrolled is in the store; here it may take a moment.
         self.plane.catch_up().await?;
+        let peer = crate::access::peer(request.extensions())?.clone();
         let device = self.plane.access.device(request.extensions(), &self.plane.mirror)?;
         let (answers, stream) = mpsc::channel(SESSION_QUEUE);
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
@@ -73,7 +74,7 @@ impl DeviceGateway for DeviceGatewayService {
         let incoming = request.into_inner();
         tokio::spawn(async move {
             let _permit = permit;
-            session::serve(plane, device, incoming, answers).await;
+            session::serve(plane, peer, device, incoming, answers).await;
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }

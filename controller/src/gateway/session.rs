@@ -4,15 +4,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fieldfare_fleet::DeviceId;
+use fieldfare_fleet::{DeviceId, Timestamp};
 use fieldfare_proto::v1::{
     DesiredState, DeviceMessage, GatewayMessage, Hello, SessionRecord, Welcome, device_message, gateway_message,
 };
+use fieldfare_tls::PeerIdentity;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tonic::{Code, Status, Streaming};
 
 use super::{come_back, invitations, observed};
-use crate::limits::{COME_BACK_MAX, FREE_TEXT_BYTES_MAX, HEARTBEAT_INTERVAL, HELLO_TIMEOUT, SESSION_SILENCE, TICK};
+use crate::limits::{
+    COME_BACK_MAX, FREE_TEXT_BYTES_MAX, HEARTBEAT_INTERVAL, HELLO_TIMEOUT, SESSION_QUEUE, SESSION_SILENCE,
+    SESSION_UNREAD, TICK,
+};
 use crate::mirror::Topic;
 use crate::plane::ControlPlane;
 use crate::records::attempt;
@@ -36,11 +41,14 @@ struct Session {
     answers: Answers,
     sent: Option<DesiredState>,
     invited: BTreeSet<invitations::Opening>,
+    /// When the device was first found to have left the whole queue unread.
+    unread_since: Option<Timestamp>,
 }
 
 /// Serves a session to its end.
 pub(super) async fn serve(
     plane: Arc<ControlPlane>,
+    peer: PeerIdentity,
     device: DeviceId,
     mut incoming: Streaming<DeviceMessage>,
     answers: Answers,
@@ -57,7 +65,7 @@ pub(super) async fn serve(
             if refusal.is_the_callers() {
                 note_refusal(&plane, device, &refusal);
             }
-            return drop(answers.send(Err(refusal.into())).await);
+            return say(&peer, &answers, Err(refusal.into()));
         }
     };
     let ended = session.run(&mut incoming).await;
@@ -68,18 +76,25 @@ pub(super) async fn serve(
     }
     match ended {
         Ok(End::Gone) => tracing::debug!(%device, fence, "the device went"),
-        Ok(End::Drained) => drop(
-            answers
-                .send(Ok(come_back(COME_BACK_MAX, "the controller is restarting")))
-                .await,
+        Ok(End::Drained) => say(
+            &peer,
+            &answers,
+            Ok(come_back(COME_BACK_MAX, "the controller is restarting")),
         ),
         Err(refusal) => {
             // A device that fell silent may be without a network.
             if refusal.is_the_callers() && !matches!(refusal, Refusal::TooLate(_)) {
                 note_refusal(&plane, device, &refusal);
             }
-            drop(answers.send(Err(refusal.into())).await);
+            say(&peer, &answers, Err(refusal.into()));
         }
+    }
+}
+
+/// The last word of a session. A device that leaves it no room is hung up on: its stream would stay open for as long as it pleases.
+fn say(peer: &PeerIdentity, answers: &Answers, last: Result<GatewayMessage, Status>) {
+    if let Err(TrySendError::Full(_)) = answers.try_send(last) {
+        peer.hang_up();
     }
 }
 
@@ -116,15 +131,16 @@ async fn open(
         artifact_endpoint: plane.artifact_endpoint.to_string(),
         server_unix_ms: plane.unix_ms(),
     };
-    let session = Session {
+    let mut session = Session {
         plane: Arc::clone(plane),
         device,
         fence,
         answers: answers.clone(),
         sent: None,
         invited: BTreeSet::new(),
+        unread_since: None,
     };
-    session.send(gateway_message::Message::Welcome(welcome)).await;
+    session.send(gateway_message::Message::Welcome(welcome));
     Ok(session)
 }
 
@@ -170,9 +186,19 @@ async fn close(plane: &ControlPlane, device: DeviceId, fence: u64) -> Result<(),
 }
 
 impl Session {
-    async fn send(&self, message: gateway_message::Message) {
-        // A device that is gone is noticed where messages are received.
-        let _ = self.answers.send(Ok(GatewayMessage { message: Some(message) })).await;
+    /// Puts a message into the queue, if there is room. What did not go in is still to be said.
+    fn send(&mut self, message: gateway_message::Message) -> bool {
+        match self.answers.try_send(Ok(GatewayMessage { message: Some(message) })) {
+            Err(TrySendError::Full(_)) => {
+                self.unread_since.get_or_insert_with(|| self.plane.clock.now());
+                false
+            }
+            // A device that is gone is noticed where messages are received.
+            Ok(()) | Err(TrySendError::Closed(_)) => {
+                self.unread_since = None;
+                true
+            }
+        }
     }
 
     async fn run(&mut self, incoming: &mut Streaming<DeviceMessage>) -> Result<End, Refusal> {
@@ -181,8 +207,8 @@ impl Session {
         let mut tick = tokio::time::interval(TICK);
         let shutdown = self.plane.shutdown.clone();
         loop {
-            self.tell_desired().await;
-            self.invite().await?;
+            self.tell_desired();
+            self.invite()?;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(End::Drained),
                 () = self.answers.closed() => return Ok(End::Gone),
@@ -206,7 +232,7 @@ impl Session {
         }
     }
 
-    /// Ends the session when a newer one of the same device is open here or elsewhere, or when the device is silent.
+    /// Ends the session when a newer one of the same device is open here or elsewhere, or when the device is silent or reads nothing.
     fn check(&self) -> Result<(), Refusal> {
         let newest = self
             .plane
@@ -222,6 +248,7 @@ impl Session {
                 self.fence, self.device
             )));
         }
+        self.check_read()?;
         let heard = self
             .plane
             .presence
@@ -237,18 +264,30 @@ impl Session {
         crate::access::is_enrolled(self.device, &self.plane.mirror)
     }
 
-    async fn tell_desired(&mut self) {
+    fn tell_desired(&mut self) {
         let desired = desired_state(&self.plane.mirror.read(), self.device);
-        if self.sent.as_ref() != Some(&desired) {
-            self.send(gateway_message::Message::Desired(desired.clone())).await;
+        if self.sent.as_ref() != Some(&desired) && self.send(gateway_message::Message::Desired(desired.clone())) {
             self.sent = Some(desired);
         }
     }
 
-    async fn invite(&mut self) -> Result<(), Refusal> {
+    fn invite(&mut self) -> Result<(), Refusal> {
         for (opening, invitation) in invitations::open_for(&self.plane, self.device, &self.invited)? {
-            self.send(gateway_message::Message::Invitation(invitation)).await;
-            self.invited.insert(opening);
+            if self.send(gateway_message::Message::Invitation(invitation)) {
+                self.invited.insert(opening);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the session of a device that sends and answers pings, and reads nothing.
+    fn check_read(&self) -> Result<(), Refusal> {
+        let since = self.unread_since.map(|since| self.plane.clock.now().since(since));
+        if since.is_some_and(|since| since > SESSION_UNREAD) {
+            return Err(Refusal::Unread(format!(
+                "{SESSION_QUEUE} messages were left unread for {} s",
+                SESSION_UNREAD.as_secs()
+            )));
         }
         Ok(())
     }

@@ -1,17 +1,20 @@
 //! Lies of devices on their sessions: what they are answered, what stays as it was, and what an operator sees.
 
-use fieldfare_controller_peers::device::{Obedient, Session, hello, profile};
-use fieldfare_controller_peers::{Fleet, refusal};
+use fieldfare_controller_peers::device::{Obedient, Session, hello, message, profile};
+use fieldfare_controller_peers::release::{Signer, release};
+use fieldfare_controller_peers::{Fleet, PATIENCE, refusal};
 use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
 use fieldfare_proto::v1::enrolment_client::EnrolmentClient;
 use fieldfare_proto::v1::{
-    CapabilityProfile, DeviceMessage, DeviceRefusal, EnrolRequest, GatewayMessage, GetDeviceRequest, Hello,
+    CapabilityProfile, DeviceMessage, DeviceRefusal, EnrolRequest, GatewayMessage, GetDeviceRequest, Heartbeat, Hello,
     InvitationRefused, InvitationReply, ObservedState, RoundRef, SignedTicket, TokenRole, device_message,
     invitation_reply,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
+
+use crate::rollouts::{apply, outcome, spec};
 
 /// What an operator sees of the device's refusals.
 async fn refused(fleet: &Fleet) -> Option<DeviceRefusal> {
@@ -217,6 +220,59 @@ async fn a_stream_without_a_hello() {
     let ended = answers.message().await.map(drop);
     ends(&fleet, ended, Code::DeadlineExceeded, "no hello within", 1).await;
     drop(quiet);
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_never_read() {
+    let fleet = Fleet::start().await;
+    let mut signer = Signer::new(&fleet);
+    signer.install_root(&fleet).await;
+    signer.publish(&fleet, &release(1)).await.unwrap();
+    let device = fleet.join(TokenRole::Device, "north").await;
+    let (out, stream) = mpsc::channel(8);
+    out.send(message(device_message::Message::Hello(hello("north"))))
+        .await
+        .unwrap();
+    let mut unread = DeviceGatewayClient::new(fleet.unread(&device).await)
+        .session(ReceiverStream::new(stream))
+        .await
+        .unwrap()
+        .into_inner();
+    let heartbeat = async || {
+        let heartbeat = message(device_message::Message::Heartbeat(Heartbeat::default()));
+        // Nobody listens any more at the end.
+        let _ = out.send(heartbeat).await;
+    };
+    // Deployments that are not for it move the generation of what it shall run, and leave it more to read than waits for it.
+    for context_tokens in 128..140 {
+        let mut elsewhere = spec(1);
+        elsewhere.selector = "site=nowhere".into();
+        elsewhere.requirements.as_mut().unwrap().context_tokens = context_tokens;
+        apply(&fleet, elsewhere).await.unwrap();
+        outcome(&fleet).await;
+        heartbeat().await;
+    }
+    // It says every second that it is there.
+    let ended = async {
+        loop {
+            fleet.pass(std::time::Duration::from_secs(1));
+            heartbeat().await;
+            if let Some(shown) = refused(&fleet).await {
+                return shown;
+            }
+        }
+    };
+    let shown = tokio::time::timeout(PATIENCE, ended).await.expect("it is refused");
+    assert_eq!(
+        (shown.reason.as_str(), shown.times),
+        ("8 messages were left unread for 25 s", 1)
+    );
+    let ended = tokio::time::timeout(PATIENCE, unread.message()).await;
+    assert!(ended.expect("nobody keeps its connection").is_err());
+    let asked = GetDeviceRequest { device: "north".into() };
+    let shown = fleet.operator().await.get_device(asked).await.unwrap().into_inner();
+    assert!(!shown.connected, "{shown:?}");
     fleet.stop().await;
 }
 

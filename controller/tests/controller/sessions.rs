@@ -9,15 +9,31 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 #[tokio::test]
-async fn a_drained_session_is_told_when_to_come_back() {
+async fn drained_sessions_are_told_to_come_back_at_different_times() {
     let fleet = Fleet::start().await;
-    let device = fleet.join(TokenRole::Device, "north").await;
-    let session = Session::open(&fleet, &device, hello("north")).await.unwrap();
-    let ((), last) = tokio::join!(fleet.stop(), session.end());
-    match last.unwrap() {
-        Some(gateway_message::Message::ComeBack(come_back)) => assert!(come_back.after_ms <= 30_000),
-        other => panic!("no come-back: {other:?}"),
+    let mut sessions = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let name = format!("north-{number}");
+        let device = fleet.join(TokenRole::Device, &name).await;
+        let session = Session::open(&fleet, &device, hello(&name)).await.unwrap();
+        sessions.spawn(session.end());
     }
+    let (_, last) = tokio::join!(fleet.stop(), sessions.join_all());
+    let mut after_ms: Vec<u32> = last
+        .into_iter()
+        .map(|last| match last.unwrap() {
+            Some(gateway_message::Message::ComeBack(come_back)) => come_back.after_ms,
+            other => panic!("no come-back: {other:?}"),
+        })
+        .collect();
+    after_ms.sort_unstable();
+    // Eight draws from half a minute: within one second of each other once in two thousand million times.
+    assert!(
+        after_ms[7] <= 30_000 && after_ms[7] - after_ms[0] > 1_000,
+        "{after_ms:?}"
+    );
+    after_ms.dedup();
+    assert!(after_ms.len() > 4, "{after_ms:?}");
 }
 
 #[tokio::test]

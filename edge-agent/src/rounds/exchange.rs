@@ -1,5 +1,7 @@
 //! What goes between the device and the trainer: the configuration and the state down, one contribution up.
 
+use std::time::Duration;
+
 use fieldfare_fleet::Digest;
 use fieldfare_member::patience::unless_silent;
 use fieldfare_member::ticket::Ticket;
@@ -10,13 +12,14 @@ use fieldfare_proto::v1::{
 };
 use fieldfare_release::Sha256Digest;
 use fieldfare_tls::{ConnectError, Endpoint, ExpectedServer, IdentityHandle, Link, ServerTrust, TimeSource, connect};
+use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
 use super::plan::{PlanError, RoundPlan};
 use crate::clock;
-use crate::limits::{CONFIGURE_ATTEMPTS, TRAINER_RETRY_MAX, TRAINER_TIMEOUT, UPLOAD_CHUNK};
+use crate::limits::{CONFIGURE_ATTEMPTS, STATE_BYTES_PER_SECOND_MIN, TRAINER_RETRY_MAX, TRAINER_TIMEOUT, UPLOAD_CHUNK};
 use crate::process;
 use crate::session::backoff::RECONNECTING;
 
@@ -35,6 +38,12 @@ pub enum ExchangeError {
     /// Its configuration is refused here.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// It sends messages that carry nothing, which could go on for ever.
+    #[error("the trainer sends pieces of the state without bytes")]
+    Empty,
+    /// It sends too slowly to ever finish.
+    #[error("the configuration and its state did not come within {0:?}")]
+    TooSlow(Duration),
     /// The state is not the one that the configuration names.
     #[error("the state is not the one that the configuration names")]
     State,
@@ -130,23 +139,12 @@ impl Trainer {
 
     async fn configure_once(&self) -> Result<Configured, ExchangeError> {
         let mut parts = self.parts().await?;
-        let mut plan: Option<RoundPlan> = None;
-        let mut state = Vec::new();
-        while let Some(part) = next(&mut parts).await? {
-            match (part.part, &plan) {
-                (Some(configure_response::Part::Configuration(bytes)), None) => {
-                    plan = Some(RoundPlan::read(&bytes, &self.ticket)?)
-                }
-                (Some(configure_response::Part::StateChunk(bytes)), Some(plan)) => {
-                    if state.len() + bytes.len() > plan.training.ring.length * 4 {
-                        return Err(ExchangeError::State);
-                    }
-                    state.extend_from_slice(&bytes);
-                }
-                _ => return Err(ExchangeError::State),
-            }
-        }
-        let plan = plan.ok_or(ExchangeError::State)?;
+        let first = next(&mut parts).await?.and_then(|first| first.part);
+        let Some(configure_response::Part::Configuration(bytes)) = first else {
+            return Err(ExchangeError::State);
+        };
+        let plan = RoundPlan::read(&bytes, &self.ticket)?;
+        let state = state(&mut parts, plan.training.ring.length * 4).await?;
         if Sha256Digest::of(&state) != plan.state {
             return Err(ExchangeError::State);
         }
@@ -191,10 +189,37 @@ impl Trainer {
     }
 }
 
+/// What a trainer sends of a configuration.
+trait Parts: Stream<Item = Result<ConfigureResponse, Status>> + Unpin {}
+
+impl<S: Stream<Item = Result<ConfigureResponse, Status>> + Unpin> Parts for S {}
+
 /// The next part of a configuration, from a trainer that is not silent for long.
-async fn next(parts: &mut Streaming<ConfigureResponse>) -> Result<Option<ConfigureResponse>, ExchangeError> {
-    let part = timeout(TRAINER_TIMEOUT, parts.message()).await;
-    Ok(part.map_err(|_| ExchangeError::Silent)??)
+async fn next(parts: &mut impl Parts) -> Result<Option<ConfigureResponse>, ExchangeError> {
+    let part = timeout(TRAINER_TIMEOUT, parts.next()).await;
+    Ok(part.map_err(|_| ExchangeError::Silent)?.transpose()?)
+}
+
+/// The state that follows a configuration, of at most `length` bytes.
+async fn state(parts: &mut impl Parts, length: usize) -> Result<Vec<u8>, ExchangeError> {
+    let within = TRAINER_TIMEOUT + Duration::from_secs(length as u64 / STATE_BYTES_PER_SECOND_MIN);
+    let mut state = Vec::new();
+    let received = timeout(within, async {
+        while let Some(part) = next(parts).await? {
+            match part.part {
+                Some(configure_response::Part::StateChunk(bytes)) if bytes.is_empty() => {
+                    return Err(ExchangeError::Empty);
+                }
+                Some(configure_response::Part::StateChunk(bytes)) if state.len() + bytes.len() <= length => {
+                    state.extend_from_slice(&bytes);
+                }
+                _ => return Err(ExchangeError::State),
+            }
+        }
+        Ok(())
+    });
+    received.await.map_err(|_| ExchangeError::TooSlow(within))??;
+    Ok(state)
 }
 
 /// Tries again for as long as the trainer is away and another attempt is allowed; without a bound where `most` says none.
@@ -224,7 +249,6 @@ where
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::time::Duration;
 
     use super::*;
 
@@ -271,5 +295,45 @@ mod tests {
             1
         );
         assert_eq!(ask(Some(CONFIGURE_ATTEMPTS), away).await, CONFIGURE_ATTEMPTS);
+    }
+
+    fn piece(bytes: &[u8]) -> Result<ConfigureResponse, Status> {
+        Ok(ConfigureResponse {
+            part: Some(configure_response::Part::StateChunk(bytes.to_vec())),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_of_empty_pieces_without_end_is_refused_and_one_a_byte_at_a_time_given_up() {
+        let mut whole = futures_util::stream::iter([piece(&[1; 3]), piece(&[2; 5])]);
+        assert_eq!(state(&mut whole, 8).await.unwrap(), [1, 1, 1, 2, 2, 2, 2, 2]);
+        let mut more = futures_util::stream::iter([piece(&[1; 3]), piece(&[2; 6])]);
+        assert!(matches!(state(&mut more, 8).await, Err(ExchangeError::State)));
+
+        let mut read = 0;
+        let mut empty = futures_util::stream::repeat_with(|| {
+            read += 1;
+            assert!(read < 1_000, "they are read for ever");
+            piece(&[])
+        });
+        assert!(matches!(state(&mut empty, 8).await, Err(ExchangeError::Empty)));
+
+        let begun = tokio::time::Instant::now();
+        let mut slow = Box::pin(futures_util::stream::repeat(()).then(async |()| {
+            tokio::time::sleep(TRAINER_TIMEOUT / 2).await;
+            piece(&[7])
+        }));
+        let length = 8 << 20;
+        assert!(matches!(state(&mut slow, length).await, Err(ExchangeError::TooSlow(_))));
+        assert!(begun.elapsed() < Duration::from_secs(600), "{:?}", begun.elapsed());
+        // Whoever is as slow as that and no slower is waited for.
+        let begun = tokio::time::Instant::now();
+        let pieces = length / (64 * 1024);
+        let mut poor = Box::pin(futures_util::stream::iter(0..pieces).then(async |_| {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            piece(&[7; 64 * 1024])
+        }));
+        assert_eq!(state(&mut poor, length).await.unwrap().len(), length);
+        assert!(begun.elapsed() >= Duration::from_secs(500), "{:?}", begun.elapsed());
     }
 }

@@ -103,19 +103,9 @@ impl RoundsService {
         is_first.then(|| Upload { service, device }).ok_or(Rejection::AtOnce)
     }
 
-    /// Says why a device is turned away, and counts it where it is to blame and a round is open.
     fn turn_away(&self, peer: &PeerIdentity, rejection: Rejection) -> Status {
-        let device = peer.principal().ok().and_then(|principal| match &principal.role {
-            Role::Device(_, device) => Some(*device),
-            _ => None,
-        });
-        let who = device.map_or_else(|| "no device".to_owned(), |device| device.to_string());
-        tracing::warn!(address = %peer.address(), device = who, error = chain(&rejection), "a device was turned away");
         let open = self.open.borrow().clone();
-        if let (Some(why), Some(device), Some(open)) = (rejection.blame(), device, open) {
-            open.turned_away.send_modify(|tally| tally.note(why, device));
-        }
-        rejection.into()
+        turn_away(peer, open.as_ref(), rejection)
     }
 
     /// The open round, if the caller holds a ticket for it.
@@ -181,6 +171,29 @@ impl RoundsService {
 /// Work with files, which is none of the runtime's.
 async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Rejection> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Rejection::NoRound)
+}
+
+/// Says why a device is turned away, and counts it where it is to blame and a round is open.
+fn turn_away(peer: &PeerIdentity, open: Option<&OpenRound>, rejection: Rejection) -> Status {
+    let device = peer.principal().ok().and_then(|principal| match &principal.role {
+        Role::Device(_, device) => Some(*device),
+        _ => None,
+    });
+    let who = device.map_or_else(|| "no device".to_owned(), |device| device.to_string());
+    tracing::warn!(address = %peer.address(), device = who, error = chain(&rejection), "a device was turned away");
+    if let (Some(why), Some(device), Some(open)) = (rejection.blame(), device, open) {
+        open.turned_away.send_modify(|tally| tally.note(why, device));
+    }
+    rejection.into()
+}
+
+/// Hangs up on a device that has not read everything within this time, for which the other end of what is given lives. It would hold
+/// the round's state for as long as it answers pings: a stream that nobody reads cannot end by itself.
+async fn hang_up_unless_read(peer: PeerIdentity, open: OpenRound, within: Duration, unread: oneshot::Receiver<()>) {
+    if tokio::time::timeout(within, unread).await.is_err() {
+        turn_away(&peer, Some(&open), Rejection::TooSlow(within));
+        peer.hang_up();
+    }
 }
 
 /// Checks what a header promises; its digest.
@@ -272,7 +285,11 @@ impl Rounds for RoundsService {
         tracing::debug!(device = %ticket.device, round = %open.round.id, "configured");
         let configuration = configure_response::Part::Configuration(open.round.configuration.to_vec());
         let state = open.round.state.clone();
+        let (reading, unread) = oneshot::channel();
+        let within = self.patience.with(state.len());
+        tokio::spawn(hang_up_unless_read(peer, open, within, unread));
         let chunks = (0..state.len()).step_by(CHUNK_BYTES).map(move |start| {
+            let _reading: &oneshot::Sender<()> = &reading;
             let chunk: Bytes = state.slice(start..state.len().min(start + CHUNK_BYTES));
             part(configure_response::Part::StateChunk(chunk.to_vec()))
         });

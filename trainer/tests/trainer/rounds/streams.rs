@@ -104,6 +104,32 @@ async fn a_sender_that_falls_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_is_never_read() {
+    let stage = Stage::with(SHORT).await;
+    let liar = stage.fleet.device(1);
+    let mut client = stage.client(&liar).await;
+    let ask = fieldfare_proto::v1::ConfigureRequest {
+        ticket: Some(stage.ticket(&liar)),
+    };
+    // The state is larger than what HTTP/2 takes unread. That the trainer has had enough is told to nobody but its tally.
+    let mut unread = client.configure(ask).await.unwrap().into_inner();
+    let turned_away = async {
+        while stage.round.as_ref().unwrap().turned_away().reasons().next().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(30 * SHORT.silence, turned_away).await.unwrap();
+    let ended = async {
+        while unread.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
+    let ended = ended.await.expect_err("the connection is gone");
+    assert_ne!(ended.code(), Code::Ok);
+    stage.honest(2).await;
+    stage.ends(&[2], &[TurnedAway::TooSlow]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_liar_with_many_streams_takes_nobodys_turn() {
     let stage = Stage::new().await;
     let (liar, bytes) = (stage.fleet.device(1), update(1));
