@@ -95,14 +95,15 @@ pub const UPLOADS_AT_ONCE: usize = 4;
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(20);
 
 /// Slowest upload that is waited for, in bytes per second: a poor mobile link. A slower one would keep its turn from others for
-/// longer than rounds last, be it a byte at a time or nothing at all in messages without an end.
+/// longer than rounds last, be it a byte at a time or nothing at all in messages without an end. The same holds of the state on its
+/// way to a device: who reads more slowly, or never, would hold it in memory for as long as it answers pings.
 pub const UPLOAD_BYTES_PER_SECOND_MIN: u64 = 16 * 1024;
 
 /// Devices that are named for one reason why contributions were turned away: enough to see a pattern in a job's status.
 pub const TURNED_AWAY_SHOWN_MAX: usize = 8;
 
-/// Rounds, from the last one back, of which a checkpoint says who was turned away.
-pub const TURNED_AWAY_ROUNDS_MAX: usize = 16;
+/// Rounds, from the last one back, of which a checkpoint says who was turned away: as many as the controller keeps them of.
+pub const TURNED_AWAY_ROUNDS_MAX: usize = 4;
 
 /// Offers that wait for the round's decision. Those who wait hold no bytes any more.
 pub const OFFER_QUEUE: usize = 64;

@@ -3,6 +3,8 @@
 mod claims;
 mod cohort;
 mod gateway;
+#[cfg(test)]
+mod longest;
 mod publish;
 mod rounds;
 mod spec;

@@ -64,8 +64,9 @@ pub const MAX_GATES: usize = 32;
 /// Longest duration in a policy, 90 days: a rollout or a round that needs longer is forgotten, not slow.
 pub const MAX_POLICY_SECONDS: u64 = 90 * 24 * 3600;
 
-/// Most rounds of one federated job.
-pub const MAX_ROUNDS: u32 = 10_000;
+/// Most rounds of one federated job: a line for each stands in the job's record and in its checkpoint, and both are committed with a
+/// round of the largest cohort in one transaction of the store's 1 MiB.
+pub const MAX_ROUNDS: u32 = 2_000;
 
 /// Largest cohort of one round: the accepted set (16 bytes a device) must fit in one record of the store's 1 MiB.
 pub const MAX_COHORT: u32 = 20_000;
