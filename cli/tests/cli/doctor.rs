@@ -275,3 +275,28 @@ async fn devices_that_need_somebody_are_named() {
     drop(session);
     farm.fleet.stop().await;
 }
+
+#[tokio::test]
+async fn a_controller_that_hangs_is_not_taken_for_another_server() {
+    let farm = healthy().await;
+    // The system takes the connection, and nobody speaks, as with a process that was stopped.
+    let hung = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    redirect(
+        &farm.home.context("farm"),
+        &format!("https://{}", hung.local_addr().unwrap()),
+    );
+    for seconds in [1, 15] {
+        let finished = farm
+            .home
+            .run(&format!("doctor --output json --timeout {seconds}"))
+            .await;
+        let diagnosis: Value = serde_json::from_str(&finished.stdout).unwrap();
+        let checks = diagnosis["checks"].as_array().unwrap();
+        let found = checks.iter().find(|found| found["check"] == "tls").unwrap();
+        let advice = found["advice"].as_str().unwrap();
+        assert!(
+            found["level"] == "problem" && advice.contains("hangs") && !advice.contains("another server's"),
+            "{found:#}"
+        );
+    }
+}

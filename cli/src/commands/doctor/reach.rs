@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fieldfare_member::diagnosis::{Check, Level, ok, problem, warning};
-use fieldfare_tls::Endpoint;
+use fieldfare_tls::{ConnectError, Endpoint};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
@@ -42,23 +42,37 @@ pub(super) async fn look(context: &Context, limit: Duration) -> (Vec<Check>, Opt
             ));
             (checks, Some(client))
         }
+        Ok(Err(error)) if is_late(&error) => (with(checks, hung(format!("{error:#}"))), None),
         Ok(Err(error)) => {
             let advice = "the address is another server's, the fleet has another authority now, or this operator's credential is \
                           refused: compare with `fieldfare context list`";
             // What the connection says of a server that does not answer is no advice here: it does answer.
-            checks.push(problem("tls", format!("{error:#}"), advice));
-            (checks, None)
+            (with(checks, problem("tls", format!("{error:#}"), advice)), None)
         }
         Err(_) => {
             let found = format!("no connection within {} s", limit.as_secs_f64());
-            checks.push(problem(
-                "tls",
-                found,
-                "see the controller's log, or give it longer with --timeout",
-            ));
-            (checks, None)
+            (with(checks, hung(found)), None)
         }
     }
+}
+
+fn with(mut checks: Vec<Check>, found: Check) -> Vec<Check> {
+    checks.push(found);
+    checks
+}
+
+/// Whether the server took the connection, and then said nothing.
+fn is_late(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(ConnectError::Timeout { .. })))
+}
+
+/// The port is open, which the system sees to, and nobody speaks there: a process that hangs or is stopped, or far too much to do.
+fn hung(found: String) -> Check {
+    let advice = "the process behind the port hangs or its machine is overloaded: see the controller's log, start it anew, or give it \
+                  longer with --timeout";
+    problem("tls", found, advice)
 }
 
 /// Whether a name resolves and somebody listens there.
