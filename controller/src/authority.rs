@@ -18,10 +18,11 @@ use fieldfare_tls::{
     TrustDomain, ValidityWindow,
 };
 
+use crate::audit::Given;
 use crate::clock::random_bytes;
 use crate::config::{Authority, AuthorityStep};
-use crate::folder::{Folder, read, write};
-use crate::init::{identity, load_fleet};
+use crate::folder::{FleetFile, Folder, read, write};
+use crate::init::{identity, load_fleet, own_principal};
 use crate::limits::{AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME};
 
 /// The authority that issues, and all that are trusted.
@@ -87,8 +88,20 @@ pub(crate) fn create(certificate: &Path, key: &Path, domain: &TrustDomain, clock
 pub fn step(options: &Authority, clock: &TimeSource) -> Result<String> {
     let folder = Folder::at(&options.dir);
     let fleet = load_fleet(&folder)?;
+    let words = match options.step {
+        AuthorityStep::Announce => "authority announce",
+        AuthorityStep::Switch if options.early => "authority switch --early",
+        AuthorityStep::Switch => "authority switch",
+        AuthorityStep::Retire if options.early => "authority retire --early",
+        AuthorityStep::Retire => "authority retire",
+    };
+    let given = Given::begin(&folder, &own_principal(&fleet.domain)?, words, clock)?;
+    given.end(carry_out(&folder, &fleet, options, clock))
+}
+
+fn carry_out(folder: &Folder, fleet: &FleetFile, options: &Authority, clock: &TimeSource) -> Result<String> {
     // Finishes what was interrupted.
-    Authorities::load(&folder)?;
+    Authorities::load(folder)?;
     let (next, previous) = (folder.next_authority_certificate(), folder.previous_authority());
     let told = match options.step {
         AuthorityStep::Announce => {
@@ -107,7 +120,7 @@ pub fn step(options: &Authority, clock: &TimeSource) -> Result<String> {
             }
             old_enough(&next, "announced", options.early, clock)?;
             write(&previous, &read(&folder.authority_certificate())?, Secrecy::Public)?;
-            change_places(&folder)?;
+            change_places(folder)?;
             "the next authority issues from the controller's next start on, and the one before is still trusted: restart it, make join tokens anew, and `authority retire` when everybody has renewed (a day for whoever is connected)"
         }
         AuthorityStep::Retire => {
@@ -120,7 +133,7 @@ pub fn step(options: &Authority, clock: &TimeSource) -> Result<String> {
             "the authority before is no longer trusted from the controller's next start on: restart it"
         }
     };
-    renew_first_operator(&folder, clock)?;
+    renew_first_operator(folder, clock)?;
     Ok(told.to_owned())
 }
 

@@ -45,7 +45,7 @@ pub async fn carry_out(command: Command) -> Result<()> {
         }
         Command::Authority(options) => step(&options, &clock)?,
         Command::NextOnlineKeys(options) => {
-            next_online_keys(&options)?;
+            next_online_keys(&options, &clock)?;
             "the next online keys are there: `fieldfare release rotate-root --online-keys` has the root name them"
                 .to_owned()
         }

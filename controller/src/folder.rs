@@ -109,6 +109,11 @@ impl Folder {
         self.root.join("audit")
     }
 
+    /// What commands were given while a controller wrote the audit log, for it to take up.
+    pub fn audit_commands(&self) -> PathBuf {
+        self.root.join("audit-commands")
+    }
+
     /// Private key of the audit log, PEM. Outside of the log's own folder, which may be copied as it is.
     pub fn audit_key(&self) -> PathBuf {
         self.root.join("audit-key.pem")

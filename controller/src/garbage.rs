@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use fieldfare_fleet::Timestamp;
+use fieldfare_proto::v1::audit_record::Event;
 use fieldfare_proto::v1::{CollectArtifactsRequest, CollectArtifactsResponse, ExportRecordsResponse};
 use fieldfare_store::Store;
 use fieldfare_tls::TimeSource;
+use prost::Message;
 
+use crate::audit::call;
 use crate::backup::page;
 use crate::blobs::{Blobs, Stored};
 use crate::config::Collect;
 use crate::folder::Folder;
 use crate::init::load_fleet;
 use crate::keys::Keys;
-use crate::limits::{ARTIFACT_GRACE, COLLECT_INTERVAL, COLLECTED_SHOWN_MAX};
+use crate::limits::{ARTIFACT_GRACE, AUDIT_MESSAGE_BYTES_MAX, COLLECT_INTERVAL, COLLECTED_SHOWN_MAX};
 use crate::local;
 use crate::named::{Named, Names};
 use crate::plane::ControlPlane;
@@ -111,7 +114,7 @@ pub(crate) async fn keep_tidy(plane: Arc<ControlPlane>) {
             () = plane.shutdown.cancelled() => return,
             () = tokio::time::sleep(COLLECT_INTERVAL) => {}
         }
-        match collect(&plane, false).await {
+        match collect_logged(&plane).await {
             Ok(told) if told.removed_count > 0 => {
                 let (blobs, bytes) = (told.removed_count, told.removed_bytes);
                 tracing::info!(blobs, bytes, "removed blobs that nothing names");
@@ -120,4 +123,24 @@ pub(crate) async fn keep_tidy(plane: Arc<ControlPlane>) {
             Err(error) => tracing::error!(error = chain(&error), "no blobs are collected"),
         }
     }
+}
+
+/// Removes what nothing names; where there is any, the audit log says so first.
+async fn collect_logged(plane: &ControlPlane) -> Result<CollectArtifactsResponse, Refusal> {
+    let told = collect(plane, true).await?;
+    if told.removed_count == 0 {
+        return Ok(told);
+    }
+    let call = call(plane.identity.current().principal(), "collect");
+    let logged = plane.audit.record(Event::Call(call)).await?;
+    let done = collect(plane, false).await;
+    let mut told = done
+        .as_ref()
+        .map(CollectArtifactsResponse::encode_to_vec)
+        .unwrap_or_default();
+    if told.len() > AUDIT_MESSAGE_BYTES_MAX {
+        told.clear();
+    }
+    plane.audit.outcome(logged, &done, told).await?;
+    done
 }

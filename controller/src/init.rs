@@ -11,6 +11,7 @@ use fieldfare_tls::{
 };
 use ring::rand::SystemRandom;
 
+use crate::audit::Given;
 use crate::authority::{self, Authorities};
 use crate::clock::unix_ms;
 use crate::config::{Init, NextOnlineKeys};
@@ -112,12 +113,13 @@ fn authority(folder: &Folder, domain: &TrustDomain, clock: &TimeSource) -> Resul
 /// Makes the online keys that the next root may name, where there are none yet.
 ///
 /// # Errors
-/// There is no fleet, or they cannot be written.
-pub fn next_online_keys(options: &NextOnlineKeys) -> Result<()> {
+/// There is no fleet, or they cannot be logged or written.
+pub fn next_online_keys(options: &NextOnlineKeys, clock: &TimeSource) -> Result<()> {
     let folder = Folder::at(&options.dir);
-    load_fleet(&folder)?;
-    online_key(&folder.next_snapshot_key())?;
-    online_key(&folder.next_timestamp_key())
+    let owner = own_principal(&load_fleet(&folder)?.domain)?;
+    let given = Given::begin(&folder, &owner, "next-online-keys", clock)?;
+    let made = online_key(&folder.next_snapshot_key()).and_then(|()| online_key(&folder.next_timestamp_key()));
+    given.end(made)
 }
 
 fn online_key(path: &std::path::Path) -> Result<()> {
@@ -177,16 +179,21 @@ pub(crate) fn identity(
     )?)
 }
 
+/// The controller of a trust domain.
+pub(crate) fn own_principal(domain: &str) -> Result<Principal> {
+    Ok(Principal::controller(
+        TrustDomain::new(domain)?,
+        ControllerName::new("controller")?,
+    ))
+}
+
 /// The controller's own identity, for a day from now. Its key stays the same.
 ///
 /// # Errors
 /// Its key cannot be read, or the authority does not issue.
 pub fn own_identity(folder: &Folder, authority: &Authorities, clock: &TimeSource) -> Result<Identity> {
     let fleet = load_fleet(folder)?;
-    let principal = Principal::controller(
-        TrustDomain::new(fleet.domain.as_str())?,
-        ControllerName::new("controller")?,
-    );
+    let principal = own_principal(&fleet.domain)?;
     let names = fleet
         .advertise
         .iter()

@@ -13,11 +13,13 @@ use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use fieldfare_fleet::limits::MAX_CONTRIBUTION_BYTES;
+use fieldfare_proto::v1::audit_record::Event;
+use fieldfare_proto::v1::{AuditCall, AuditOutcome};
 use fieldfare_release::{Sha256Digest, TargetName};
 use futures_util::{StreamExt, TryStreamExt};
-use tonic::Extensions;
+use tonic::{Code, Extensions};
 
-use crate::access::{Caller, is_enrolled};
+use crate::access::{Caller, is_enrolled, peer};
 use crate::blobs::BlobError;
 use crate::limits::UPLOAD_SILENCE;
 use crate::plane::ControlPlane;
@@ -52,7 +54,7 @@ impl From<Refusal> for Failed {
             Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
             Refusal::Missing { .. } => StatusCode::NOT_FOUND,
             Refusal::Invalid { .. } => StatusCode::BAD_REQUEST,
-            Refusal::Store(_) | Refusal::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Store(_) | Refusal::Unrecorded(_) | Refusal::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         if status.is_server_error() {
@@ -123,7 +125,29 @@ async fn put_blob(State(plane): State<Arc<ControlPlane>>, Path(name): Path<Strin
         .and_then(|value| value.to_str().ok()?.parse().ok());
     let length =
         length.ok_or_else(|| Failed(StatusCode::LENGTH_REQUIRED, "a blob needs a Content-Length".to_owned()))?;
-    let chunks = request.into_body().into_data_stream().map_err(std::io::Error::other);
+    let principal = peer(request.extensions())?.principal();
+    let call = AuditCall {
+        spiffe_id: principal
+            .map_err(|error| Refusal::Anonymous(error.to_string()))?
+            .to_string(),
+        method: format!("PUT /blobs/sha256/{sha256}"),
+        request_sha256: sha256.as_bytes().to_vec(),
+        request_bytes: length,
+        ..AuditCall::default()
+    };
+    // A task of its own: an uploader that goes away is in the log, too.
+    let stored = plane
+        .calls
+        .spawn(store_blob(Arc::clone(&plane), call, sha256, request.into_body()));
+    let failed = |_| Failed(StatusCode::INTERNAL_SERVER_ERROR, "the upload failed".to_owned());
+    stored.await.map_err(failed)?
+}
+
+/// Stores a blob; the audit log says so before, and what came of it.
+async fn store_blob(plane: Arc<ControlPlane>, call: AuditCall, sha256: Sha256Digest, body: Body) -> Answer {
+    let length = call.request_bytes;
+    let of_record = plane.audit.record(Event::Call(call)).await?;
+    let chunks = body.into_data_stream().map_err(std::io::Error::other);
     let chunks = tokio_stream::StreamExt::timeout(chunks, UPLOAD_SILENCE).map(|chunk| {
         chunk.unwrap_or_else(|_| {
             Err(std::io::Error::new(
@@ -132,7 +156,16 @@ async fn put_blob(State(plane): State<Arc<ControlPlane>>, Path(name): Path<Strin
             ))
         })
     });
-    plane.releases.blobs().put_stream(sha256, length, chunks).await?;
+    let stored = plane.releases.blobs().put_stream(sha256, length, chunks).await;
+    let mut outcome = AuditOutcome {
+        of_record,
+        ..AuditOutcome::default()
+    };
+    if let Err(error) = &stored {
+        (outcome.code, outcome.detail) = (Code::Aborted as u32, chain(error));
+    }
+    plane.audit.record(Event::Outcome(outcome)).await?;
+    stored?;
     plane.metrics.blob_received(length);
     Ok(StatusCode::CREATED.into_response())
 }

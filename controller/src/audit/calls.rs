@@ -29,7 +29,8 @@ use crate::refusal::Refusal;
 enum Sort {
     /// It changes something: logged before and after.
     Change,
-    /// It is asked again and again until there is something to give: logged when it gives, before it does.
+    /// It is asked again and again until there is something to give: logged when it gives. What it gives is in the store by then, and is
+    /// not told before it is logged.
     Poll,
     /// It changes nothing that anybody decides.
     Read,
@@ -326,10 +327,20 @@ mod tests {
             .collect();
         assert!(methods.len() > 30, "{methods:?}");
         for method in &methods {
-            let known = CHANGES.contains(&&**method) || EXCEPTIONS.iter().any(|(name, _)| name == method);
+            let (change, exception) = (
+                CHANGES.contains(&&**method),
+                EXCEPTIONS.iter().any(|(name, _)| name == method),
+            );
             assert!(
-                known,
-                "say in EXCEPTIONS what {method} is for the audit log, or in CHANGES that it is a change"
+                change != exception,
+                "say in EXCEPTIONS what {method} is for the audit log, or in CHANGES that it is a change, and not both"
+            );
+            assert_eq!(sort(method) == Sort::Change, change, "{method}");
+        }
+        for name in CHANGES {
+            assert!(
+                methods.iter().any(|method| method == name),
+                "{name} is no method any more"
             );
         }
         for (name, _) in EXCEPTIONS {

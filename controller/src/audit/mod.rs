@@ -4,11 +4,12 @@
 //! a record says which replica took the call or decided.
 
 mod calls;
+mod command;
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use fieldfare_audit::log::{Log, OpenError, Settings};
+use fieldfare_audit::log::{Log, OpenError, Opened, Settings};
 use fieldfare_audit::writer::{Handle, Host, Writer};
 use fieldfare_proto::v1::audit_record::Event;
 use fieldfare_proto::v1::{AuditGap, AuditOpened, AuditOutcome, AuditRecord};
@@ -18,6 +19,7 @@ use ring::rand::SystemRandom;
 use tokio::sync::oneshot;
 
 pub(crate) use calls::Audited;
+pub(crate) use command::{Given, call};
 
 use crate::clock::unix_ms;
 use crate::folder::Folder;
@@ -66,18 +68,33 @@ fn advice(error: OpenError, folder: &Path) -> anyhow::Error {
     anyhow::Error::from(error).context(text)
 }
 
+fn settings(folder: &Folder, owner: &Principal) -> Settings {
+    let name = owner.to_string();
+    Settings {
+        folder: folder.audit(),
+        key: folder.audit_key(),
+        owner: name.strip_prefix("spiffe://").unwrap_or(&name).to_owned(),
+        segment_bytes: fieldfare_audit::limits::SEGMENT_BYTES,
+        keep_bytes: AUDIT_BYTES_MAX,
+    }
+}
+
+fn opened_by(owner: &Principal, opened: Opened) -> Event {
+    Event::Opened(AuditOpened {
+        program: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        spiffe_id: owner.to_string(),
+        began: opened.began,
+        cut_bytes: opened.cut_bytes,
+        replaces: String::new(),
+    })
+}
+
 impl Audit {
     /// Opens the log of a fleet's folder, or begins one, and says in it that this process writes now. The writer is closed at the
     /// very end, when nothing more can happen.
     pub async fn start(folder: &Folder, owner: &Principal, clock: &TimeSource) -> Result<(Self, Writer)> {
-        let name = owner.to_string();
-        let settings = Settings {
-            folder: folder.audit(),
-            key: folder.audit_key(),
-            owner: name.strip_prefix("spiffe://").unwrap_or(&name).to_owned(),
-            segment_bytes: fieldfare_audit::limits::SEGMENT_BYTES,
-            keep_bytes: AUDIT_BYTES_MAX,
-        };
+        let settings = settings(folder, owner);
         let now = clock.now().unix_ms();
         let opening = tokio::task::spawn_blocking(move || Log::open(settings, now, SystemRandom::new()));
         let (log, opened) = opening.await?.map_err(|error| advice(error, &folder.audit()))?;
@@ -89,21 +106,17 @@ impl Audit {
             log: writer.handle(),
             clock: clock.clone(),
         };
-        let event = Event::Opened(AuditOpened {
-            program: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            spiffe_id: name,
-            began: opened.began,
-            cut_bytes: opened.cut_bytes,
-            replaces: String::new(),
-        });
-        audit.record(event).await?;
+        audit.record(opened_by(owner, opened)).await?;
+        audit.take_up(folder).await?;
         Ok((audit, writer))
     }
 
     /// Records an event and waits until it is signed and durable. Gives its index.
     pub async fn record(&self, event: Event) -> Result<u64, Refusal> {
-        let record = encoded(unix_ms(self.clock.now()), event);
+        self.append(encoded(unix_ms(self.clock.now()), event)).await
+    }
+
+    async fn append(&self, record: Vec<u8>) -> Result<u64, Refusal> {
         let (tell, told) = oneshot::channel();
         // Whoever waited may have gone, which changes nothing.
         self.log
@@ -111,6 +124,24 @@ impl Audit {
         told.await
             .map_err(|_| Refusal::ShuttingDown)?
             .map_err(Refusal::Unrecorded)
+    }
+
+    /// Records what came of a call.
+    pub(crate) async fn outcome<T>(
+        &self,
+        of_record: u64,
+        done: &Result<T, Refusal>,
+        response: Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let outcome = match done {
+            Err(refusal) => return self.undone(of_record, refusal).await,
+            Ok(_) => AuditOutcome {
+                of_record,
+                response,
+                ..AuditOutcome::default()
+            },
+        };
+        self.record(Event::Outcome(outcome)).await.map(drop)
     }
 
     /// Records that what a record announced was not done.

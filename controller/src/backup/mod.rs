@@ -25,10 +25,11 @@ use self::archive::Writer;
 pub(crate) use self::epoch::first_number;
 pub use self::records::{Records, page};
 pub use self::restore::{Restored, restore};
+use crate::audit::Given;
 use crate::blobs::Blobs;
 use crate::config::Backup;
-use crate::folder::Folder;
-use crate::init::load_fleet;
+use crate::folder::{FleetFile, Folder};
+use crate::init::{load_fleet, own_principal};
 use crate::keys::Keys;
 use crate::named::Names;
 
@@ -84,6 +85,12 @@ impl std::fmt::Display for Made {
 pub async fn backup(options: &Backup, clock: &TimeSource) -> Result<Made> {
     let folder = Folder::at(&options.dir);
     let fleet = load_fleet(&folder)?;
+    let words = format!("backup --to {}", options.to.display());
+    let given = Given::begin(&folder, &own_principal(&fleet.domain)?, &words, clock)?;
+    given.end(fill(options, &folder, &fleet, clock).await)
+}
+
+async fn fill(options: &Backup, folder: &Folder, fleet: &FleetFile, clock: &TimeSource) -> Result<Made> {
     let now = clock.now();
     let mut writer = Writer::create(&options.to, now).with_context(|| format!("--to {}", options.to.display()))?;
     let header = Header {
@@ -105,7 +112,7 @@ pub async fn backup(options: &Backup, clock: &TimeSource) -> Result<Made> {
     }
 
     let keys = Keys::of(&TenantName::new(fleet.tenant.as_str())?);
-    let mut source = Records::open(&folder, &fleet, options.store.as_ref(), clock).await?;
+    let mut source = Records::open(folder, fleet, options.store.as_ref(), clock).await?;
     let blobs = Blobs::local(&folder.blobs(), clock.clone())?;
     let mut next = source.page(&keys, String::new()).await?;
     // After the first page, which settles the revision: what those records name was there before them.

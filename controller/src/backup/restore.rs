@@ -16,11 +16,13 @@ use prost::Message;
 
 use super::archive::{Member, members, open, verify};
 use super::{BLOBS, FLEET, HEADER, Header, KEPT, RECORDS, SCHEMA, SUMS, epoch, moment};
+use crate::audit::Given;
 use crate::batch::Batch;
 use crate::blobs::Blobs;
 use crate::clock::unix_ms;
 use crate::config::Restore;
 use crate::folder::{Folder, write};
+use crate::init::own_principal;
 use crate::keys::{Keys, Place};
 use crate::limits::BLOB_PART_BYTES;
 use crate::records::{Record, decode_at};
@@ -76,7 +78,7 @@ struct Contents {
 pub async fn restore(options: &Restore, clock: &TimeSource) -> Result<Restored> {
     let from = || format!("--from {}", options.from.display());
     let contents = read(&options.from).with_context(from)?;
-    let Contents { header, keys, .. } = &contents;
+    let header = &contents.header;
     let now = clock.now();
     if now.unix_ms() < header.created_unix_ms {
         bail!(
@@ -89,6 +91,22 @@ pub async fn restore(options: &Restore, clock: &TimeSource) -> Result<Restored> 
     let folder = Folder::at(&options.into);
     empty(folder.root()).with_context(|| format!("--into {}", options.into.display()))?;
     make_folder(&folder.blobs(), Secrecy::Public)?;
+    let words = format!("restore --from {}", options.from.display());
+    let given = Given::begin(&folder, &own_principal(&header.domain)?, &words, clock)?;
+    given.end(fill(options, &contents, &folder, epoch, clock).await)
+}
+
+/// Fills an empty folder and an empty store.
+async fn fill(
+    options: &Restore,
+    contents: &Contents,
+    folder: &Folder,
+    epoch: u32,
+    clock: &TimeSource,
+) -> Result<Restored> {
+    let from = || format!("--from {}", options.from.display());
+    let Contents { header, keys, .. } = contents;
+    let now = clock.now();
     let location = folder.store(options.store.as_ref());
     let store = Store::open(&location).await.context("--store")?;
     let held = store.list(List::under(&Prefix::root()).limit(1)).await?;

@@ -63,10 +63,27 @@ async fn register(plane: &ControlPlane) -> Result<LeaseId, Refusal> {
 /// Starts the rest.
 pub(super) fn spawn(plane: &Arc<ControlPlane>, folder: Folder, tasks: &mut JoinSet<()>) {
     tasks.spawn(plane.releases.clone().keep_fresh(plane.shutdown.clone()));
+    tasks.spawn(take_up_commands(Arc::clone(plane), folder.clone()));
     tasks.spawn(keep_identity(Arc::clone(plane), folder));
     tasks.spawn(crate::garbage::keep_tidy(Arc::clone(plane)));
     plane.deny.replace(denied(plane, &plane.mirror.read()));
     tasks.spawn(follow_denials(Arc::clone(plane)));
+}
+
+/// Has the audit log say what commands were given on this machine meanwhile.
+async fn take_up_commands(plane: Arc<ControlPlane>, folder: Folder) {
+    loop {
+        tokio::select! {
+            () = plane.shutdown.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+        if let Err(error) = plane.audit.take_up(&folder).await {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "commands that were given on this machine are not in the audit log yet"
+            );
+        }
+    }
 }
 
 /// Renews the controller's own certificate at half its life.

@@ -29,7 +29,7 @@ use crate::enrolment::renew;
 use crate::rollouts::{apply, outcome, spec};
 
 /// The records of the log of a fleet's folder, which is whole and signed to its end.
-fn events(folder: &Path) -> Vec<Event> {
+pub(crate) fn events(folder: &Path) -> Vec<Event> {
     let mut events = Vec::new();
     let mut see = |_, bytes: &[u8]| events.push(AuditRecord::decode(bytes).unwrap().event.unwrap());
     let report = examine(&LogFolder::at(folder.join("audit")), &Trust::default(), &mut see)
@@ -41,7 +41,7 @@ fn events(folder: &Path) -> Vec<Event> {
 }
 
 /// Each call by who, what, and what came of it.
-fn calls(events: &[Event]) -> Vec<(String, String, Option<Code>)> {
+pub(crate) fn calls(events: &[Event]) -> Vec<(String, String, Option<Code>)> {
     let mut calls = BTreeMap::new();
     for (index, event) in (0_u64..).zip(events) {
         match event {
@@ -195,7 +195,7 @@ async fn certificates_are_logged_before_they_are_handed_out() {
 }
 
 /// Makes every commit of the log fail, until it is taken away: nothing can be staged in the place of a folder.
-fn obstacle(fleet: &Fleet) -> std::path::PathBuf {
+pub(crate) fn obstacle(fleet: &Fleet) -> std::path::PathBuf {
     let path = fleet.folder().join("audit/checkpoint.new");
     std::fs::create_dir(&path).unwrap();
     path

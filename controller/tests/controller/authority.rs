@@ -13,7 +13,7 @@ use fieldfare_tls::{Endpoint, ExpectedServer, Identity, IdentityHandle, PrivateK
 use crate::enrolment::renew;
 
 /// Takes a step as `fieldfare-controller authority` does.
-fn take(fleet: &Fleet, name: &str, early: bool) -> anyhow::Result<String> {
+pub(crate) fn take(fleet: &Fleet, name: &str, early: bool) -> anyhow::Result<String> {
     let dir = fleet.folder().to_str().unwrap();
     let words = ["fieldfare-controller", "authority", name, "--dir", dir].into_iter();
     let line = CommandLine::try_parse_from(words.chain(early.then_some("--early"))).unwrap();

@@ -8,6 +8,7 @@ mod audit;
 mod authority;
 mod backup;
 mod claims;
+mod commands;
 mod compatibility;
 mod decisions;
 mod enrolment;

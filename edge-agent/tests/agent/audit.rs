@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::process::Child;
 use tokio::time::timeout;
 
-use crate::device::{PATIENCE, assert_answers, impatient};
+use crate::device::{PATIENCE, assert_answers, impatient, obstacle_of};
 use crate::install::Stage;
 use crate::local_api::Owner;
 use crate::releases::{ANSWER, MODEL, PROMPT, release, weights};
@@ -222,7 +222,7 @@ async fn every_change_of_the_model_is_recorded_a_switch_before_it_happens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switch_that_cannot_be_logged_waits_and_the_release_before_serves_on() {
     let policy = InstallPolicy {
-        max_attempts: 20,
+        max_attempts: 3,
         retry_after: Duration::from_millis(50),
         ..impatient()
     };
@@ -238,17 +238,30 @@ async fn a_switch_that_cannot_be_logged_waits_and_the_release_before_serves_on()
     let in_the_way = device.folder.audit().join("checkpoint.new");
     std::fs::create_dir(&in_the_way).unwrap();
     running.assign(releases, second, 2);
-    let fetched = running
-        .until(|model| model.total_bytes > 0 && model.fetched_bytes == model.total_bytes)
+    // It was fetched, warmed up and probed, and all its attempts to switch are over; or it switched.
+    let tried = running
+        .until(|model| obstacle_of(model).is_some() || model.running_release == second.text())
         .await;
-    assert_eq!(fetched.running_release, first.text());
+    assert_eq!(tried.running_release, first.text());
+    let said = obstacle_of(&tried).unwrap().to_string();
+    assert!(said.contains("audit log"), "{said}");
     assert_answers(&*running.serving(first).await).await;
     std::fs::remove_dir(&in_the_way).unwrap();
+    running.assign(releases, second, 3);
     running.converged(second).await;
+    let (first, second) = (first.text(), second.text());
     let Stage { running, device, .. } = stage;
     running.stop().await;
     let switched = changes(&events(&device.folder)).pop().unwrap();
-    assert_eq!(switched.kind(), AuditModelChangeKind::Switched);
+    let name = |model: Option<fieldfare_proto::v1::AuditModel>| model.map(|model| model.release).unwrap_or_default();
+    assert_eq!(
+        (
+            switched.kind(),
+            name(switched.model.clone()),
+            name(switched.previous.clone())
+        ),
+        (AuditModelChangeKind::Switched, second, first)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -267,7 +267,7 @@ impl Installation {
     }
 }
 
-fn obstacle_of(model: &ObservedModel) -> Option<Obstacle> {
+pub(crate) fn obstacle_of(model: &ObservedModel) -> Option<Obstacle> {
     match model.progress.as_ref()?.kind.clone()? {
         progress::Kind::CannotConverge(obstacle) => Some(obstacle.try_into().unwrap()),
         _ => None,
