@@ -7,14 +7,14 @@ use fieldfare_proto::v1::device_gateway_client::DeviceGatewayClient;
 use fieldfare_proto::v1::enrolment_client::EnrolmentClient;
 use fieldfare_proto::v1::{
     CapabilityProfile, DeviceMessage, DeviceRefusal, EnrolRequest, GatewayMessage, GetDeviceRequest, Heartbeat, Hello,
-    InvitationRefused, InvitationReply, ObservedState, RoundRef, SignedTicket, TokenRole, device_message,
-    invitation_reply,
+    InvitationRefused, InvitationReply, ObservedState, RolloutCommand, RoundRef, SignedTicket, TokenRole,
+    device_message, invitation_reply,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use crate::rollouts::{apply, outcome, spec};
+use crate::rollouts::{apply, command, spec};
 
 /// What an operator sees of the device's refusals.
 async fn refused(fleet: &Fleet) -> Option<DeviceRefusal> {
@@ -250,7 +250,7 @@ async fn a_session_that_is_never_read() {
         elsewhere.selector = "site=nowhere".into();
         elsewhere.requirements.as_mut().unwrap().context_tokens = context_tokens;
         apply(&fleet, elsewhere).await.unwrap();
-        outcome(&fleet).await;
+        command(&fleet, RolloutCommand::Abort).await.unwrap();
         heartbeat().await;
     }
     // It says every second that it is there.

@@ -183,7 +183,7 @@ async fn a_bad_release_rolls_itself_back_after_the_canary() {
     fleet.stop().await;
 }
 
-async fn command(fleet: &Fleet, command: RolloutCommand) -> Result<RolloutPhase, Status> {
+pub(crate) async fn command(fleet: &Fleet, command: RolloutCommand) -> Result<RolloutPhase, Status> {
     let request = CommandRolloutRequest {
         deployment: DEPLOYMENT.into(),
         command: command.into(),
