@@ -157,8 +157,11 @@ impl Supervisor {
     fn wait(&self, patience: Duration, what: &str, mut holds: impl FnMut(&mut State) -> bool) {
         let until = Instant::now() + patience;
         let mut state = self.shared.lock();
-        while !holds(&mut state) {
+        loop {
             assert!(state.accidents.is_empty(), "{}", state.accidents.join("\n"));
+            if holds(&mut state) {
+                return;
+            }
             let left = until.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "{what} did not happen within {patience:?}: {state:?}");
             state = self
@@ -380,8 +383,16 @@ fn live(shared: &Arc<Shared>, choice: &Choice, program: &Program) {
                     .push(format!("{} ended: {status:?}\n{}", program.name, tail(&program.log))),
             }
         });
-        let state = shared.lock();
-        if state.stopping || !state.accidents.is_empty() {
+        let mut state = shared.lock();
+        if !state.accidents.is_empty() {
+            // Whoever waits for an answer that will not come any more learns of it.
+            state.stopping = true;
+            for pid in state.lives.values().filter_map(|life| life.pid) {
+                signal(pid, Signal::TERM);
+            }
+            shared.news.notify_all();
+        }
+        if state.stopping {
             return;
         }
     }
