@@ -3,12 +3,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fieldfare_agent::limits::{LOCAL_API_TIMEOUT, LOCAL_CONNECTIONS_MAX};
 use fieldfare_agent::private::PrivateStore;
 use fieldfare_lm::quantize::Precision;
 use fieldfare_privacy::limits::MAX_BUDGET_EPSILON;
 use fieldfare_proto::v1::{RefusalReason, RoundConfiguration, RoundInvitation, RoundRef};
 use fieldfare_release::limits::MAX_TIMESTAMP_BYTES;
 use reqwest::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::device::Device;
@@ -378,4 +381,23 @@ async fn attack_an_invitation_without_a_ticket_or_with_a_forged_one_is_not_follo
         "the trainer that they named was never spoken to"
     );
     scene.ends(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_half_requests_without_the_token_keep_no_application_from_its_answer() {
+    let scene = Scene::new().await;
+    let owner = scene.agent.owner();
+    let address = owner.api.trim_start_matches("http://").to_owned();
+    let mut crowd = Vec::new();
+    for _ in 0..2 * LOCAL_CONNECTIONS_MAX {
+        let mut half = TcpStream::connect(&address).await.unwrap();
+        half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        crowd.push(half);
+    }
+    assert_eq!(owner.is_answered().await, scene.first.text());
+    // The first of them made room.
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(LOCAL_API_TIMEOUT, crowd[0].read_to_end(&mut rest)).await;
+    assert!(ended.is_ok() && rest.is_empty(), "{rest:?}");
+    scene.agent.kill().await;
 }

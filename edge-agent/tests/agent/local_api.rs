@@ -191,25 +191,3 @@ async fn the_api_listens_on_loopback_alone_whatever_the_command_line_says() {
     let error = started.expect_err("it is refused");
     assert!(chain(error.as_ref()).contains("loopback"), "{error:#}");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn half_requests_without_the_token_keep_no_application_from_its_answer() {
-    use tokio::io::AsyncWriteExt;
-
-    let Stage { device, running, .. } = Stage::new().await;
-    let owner = Owner::of(&device);
-    let address = owner.api.trim_start_matches("http://").to_owned();
-    let mut crowd = Vec::new();
-    for _ in 0..2 * fieldfare_agent::limits::LOCAL_CONNECTIONS_MAX {
-        let mut half = tokio::net::TcpStream::connect(&address).await.unwrap();
-        half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-        crowd.push(half);
-    }
-    owner.is_answered().await;
-    // The first of them made room.
-    let mut rest = Vec::new();
-    let ended = tokio::io::AsyncReadExt::read_to_end(&mut crowd[0], &mut rest);
-    let ended = tokio::time::timeout(std::time::Duration::from_secs(5), ended).await;
-    assert!(ended.is_ok() && rest.is_empty(), "{rest:?}");
-    running.stop().await;
-}

@@ -318,7 +318,7 @@ async fn a_client_that_says_nothing_after_its_handshake_is_let_go_and_one_that_h
     let scene = Scene::new();
     let mut acceptor = acceptor(scene.settings()).await;
     let endpoint = Endpoint::from(acceptor.local_addr());
-    let device = crate::IdentityHandle::new(scene.fleet.device(7));
+    let device = IdentityHandle::new(scene.fleet.device(7));
     let tls = https_config(Some(&device), &scene.trust(), &scene.clock.source()).unwrap();
     let tls = TlsConnector::from(Arc::new(tls));
     let mut connections = async || {
