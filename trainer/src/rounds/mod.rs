@@ -102,6 +102,11 @@ impl OpenGuard {
     pub fn turned_away(&self) -> Tally {
         self.turned_away.borrow().clone()
     }
+
+    /// [`Self::turned_away`], as it changes. It ends with the round.
+    pub fn watch_turned_away(&self) -> watch::Receiver<Tally> {
+        self.turned_away.clone()
+    }
 }
 
 impl Drop for OpenGuard {

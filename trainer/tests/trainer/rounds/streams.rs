@@ -113,12 +113,10 @@ async fn a_configuration_that_is_never_read() {
     };
     // The state is larger than what HTTP/2 takes unread. That the trainer has had enough is told to nobody but its tally.
     let mut unread = client.configure(ask).await.unwrap().into_inner();
-    let turned_away = async {
-        while stage.round.as_ref().unwrap().turned_away().reasons().next().is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(30 * SHORT.silence, turned_away).await.unwrap();
+    let mut tally = stage.round.as_ref().unwrap().watch_turned_away();
+    let turned_away = tally.wait_for(|tally| tally.reasons().next().is_some());
+    let turned_away = tokio::time::timeout(30 * SHORT.silence, turned_away).await;
+    turned_away.unwrap().unwrap();
     let ended = async {
         while unread.message().await?.is_some() {}
         Ok::<_, Status>(())
