@@ -264,14 +264,7 @@ impl Fleet {
         let mut tls = fieldfare_tls::https_config(Some(&handle), &trust, &self.time).unwrap();
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let endpoint: Endpoint = self.endpoints.grpc.parse().unwrap();
-        let stream = tokio::net::TcpStream::connect((endpoint.host(), endpoint.port()))
-            .await
-            .unwrap();
-        let name = rustls::pki_types::ServerName::try_from(endpoint.host().to_owned()).unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls))
-            .connect(name, stream)
-            .await
-            .unwrap();
+        let stream = connect(&endpoint, tls).await;
         let mut only = Some(TokioIo::new(stream));
         let connector = tower::service_fn(move |_: http::Uri| {
             let stream = only.take().ok_or_else(|| std::io::Error::other("it connects once"));
@@ -357,14 +350,7 @@ impl Fleet {
         let handle = IdentityHandle::new(identity.clone());
         let tls = fieldfare_tls::https_config(Some(&handle), &trust, &self.time).unwrap();
         let endpoint: Endpoint = self.endpoints.artifacts.parse().unwrap();
-        let stream = tokio::net::TcpStream::connect((endpoint.host(), endpoint.port()))
-            .await
-            .unwrap();
-        let name = rustls::pki_types::ServerName::try_from(endpoint.host().to_owned()).unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls))
-            .connect(name, stream)
-            .await
-            .unwrap();
+        let stream = connect(&endpoint, tls).await;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .unwrap();
@@ -425,4 +411,17 @@ pub async fn enrol_with(channel: Channel, start: EnrolStart, key: &PrivateKey) -
 pub fn refusal<T: std::fmt::Debug>(outcome: Result<T, Status>) -> (Code, String) {
     let status = outcome.expect_err("it is refused");
     (status.code(), status.message().to_owned())
+}
+
+/// One TLS connection to an endpoint.
+async fn connect(
+    endpoint: &Endpoint,
+    tls: rustls::ClientConfig,
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let stream = tokio::net::TcpStream::connect((endpoint.host(), endpoint.port()))
+        .await
+        .unwrap();
+    let name = rustls::pki_types::ServerName::try_from(endpoint.host().to_owned()).unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+    connector.connect(name, stream).await.unwrap()
 }
